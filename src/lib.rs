@@ -46,3 +46,4 @@
 //! - Decide in a pure function, apply in one transaction: [`settle::decide`] and [`store::Store::settle`].
 //! - Every queue, cache, buffer and loop has a limit with a name and a reason.
 
+pub mod mail;

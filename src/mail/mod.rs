@@ -1,0 +1,17 @@
+//! The nouns: what the stations hand to each other.
+//!
+//! Plain data with parsing and printing. No I/O, no clock, no randomness, and no dependency on any other
+//! folder of the crate: everything else may name these types, they name nothing.
+
+pub mod address;
+pub mod address_list;
+pub mod envelope;
+pub mod header;
+pub mod job;
+pub mod outcome;
+pub mod queue_id;
+pub mod selection;
+pub mod status;
+pub mod submission;
+pub mod time;
+pub mod verdict;
