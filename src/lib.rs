@@ -47,3 +47,4 @@
 //! - Every queue, cache, buffer and loop has a limit with a name and a reason.
 
 pub mod mail;
+pub mod smtp;
