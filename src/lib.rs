@@ -48,3 +48,4 @@
 
 pub mod mail;
 pub mod smtp;
+pub mod store;

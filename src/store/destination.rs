@@ -1,0 +1,213 @@
+//! Destinations and hosts: what is known of them, and the one AGENDA key of each destination.
+
+use super::edit::{Edit, load, parse};
+use super::engine::{Batch, Read};
+use super::key;
+use super::message::{DestinationRow, Incoming, Shape, is_open};
+use super::park::{self, Opened};
+use super::record::Record;
+use super::schema::*;
+use super::slot::Slot;
+use super::writer::Class;
+use super::{DestinationState, Store, StoreError};
+use crate::mail::job::{Destination, JobId};
+use crate::mail::outcome::HostOutcome;
+
+/// Keys of AGENDA read at a time in the search for a lost one.
+const AGENDA_SLICE: usize = 1000;
+
+impl Store {
+    /// What is kept of a destination.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    pub fn destination(
+        &self,
+        destination: &Destination,
+    ) -> Result<Option<DestinationState>, StoreError> {
+        let snapshot = self.core().writer.snapshot()?;
+        let row = load::<_, DestinationRow, _>(&*snapshot, &DEST, destination)?;
+        Ok(row.map(|(row, _)| row.state))
+    }
+
+    /// The destination was tried or found down: new state, and its one AGENDA key moves to
+    /// max(`not_before`, its earliest READY job); the row goes when no READY job is left. Lazy, in the order of the calls: settle
+    /// the jobs of an attempt first, else a destination whose first job is about to be deferred has no row yet.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Closing`.
+    pub async fn set_destination(
+        &self,
+        destination: &Destination,
+        state: DestinationState,
+    ) -> Result<(), StoreError> {
+        let core = self.core();
+        core.remember(destination, state.not_before, core.now());
+        let destination = destination.clone();
+        let set = move |read: &dyn Read| Ok((set(read, &destination, Some(&state))?, ()));
+        // Nobody waits for it: should it fail, the older state stands, and the host is asked once more.
+        core.writer.submit_lazy(Slot::new().unit(0, set)).await.map(drop)
+    }
+
+    /// Moves the destination's AGENDA key to max(`not_before`, its earliest READY job), by what the row says when the
+    /// batch is made: a state on its way to the disk is not undone. False when the key stands there already, and then
+    /// nothing is written. Lazy.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`, `Closing`.
+    pub async fn advance_agenda(&self, destination: &Destination) -> Result<bool, StoreError> {
+        let core = self.core();
+        if advanced(&*core.writer.snapshot()?, destination)?.is_none() {
+            return Ok(false);
+        }
+        let destination = destination.clone();
+        let advance = move |read: &dyn Read| match advanced(read, &destination)? {
+            Some(state) => Ok((set(read, &destination, Some(&state))?, ())),
+            None => Ok((Batch::default(), ())),
+        };
+        // Nobody waits for it: a key that stays early costs one look.
+        core.writer.submit_lazy(Slot::new().unit(0, advance)).await.map(|_| true)
+    }
+
+    /// Host status, by the name connected to. Lazy.
+    ///
+    /// # Errors
+    /// `Busy`, `Unavailable`, `Closing`.
+    pub fn set_host(&self, outcome: HostOutcome) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        batch.puts.push((HOST.key(&outcome.host), outcome.encode()));
+        self.core().writer.try_submit(Class::Lazy, batch).map(drop)
+    }
+
+    /// What is remembered of one host.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    pub fn host(&self, name: &str) -> Result<Option<HostOutcome>, StoreError> {
+        let key = HOST.key(name);
+        let value = self.core().writer.snapshot()?.get(&key)?;
+        let damaged = |error| super::record::damaged(super::edit::describe("HOST", &key), error);
+        value.map(|value| HostOutcome::decode(&value).map_err(damaged)).transpose()
+    }
+
+    /// Every host status, in order of name, after `after`.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    pub fn hosts(&self, after: Option<&str>, limit: usize) -> Result<Vec<HostOutcome>, StoreError> {
+        let snapshot = self.core().writer.snapshot()?;
+        let (mut start, end) = HOST.all();
+        if let Some(after) = after {
+            start = key::after(HOST.key(after));
+        }
+        let rows = snapshot.range(&start..&end, limit, false)?;
+        let decode = |(key, value): (Vec<u8>, Vec<u8>)| {
+            HostOutcome::decode(&value)
+                .map_err(|error| super::record::damaged(super::edit::describe("HOST", &key), error))
+        };
+        rows.into_iter().map(decode).collect()
+    }
+
+    /// A job's destination is another one now (routing changed): re-keys it. A job that is gone or closed is left alone. Durable.
+    ///
+    /// # Errors
+    /// `Full`, `Damaged`, `Unavailable`, `Closing`.
+    pub async fn reroute(&self, id: JobId, to: Destination) -> Result<(), StoreError> {
+        let reroute = move |read: &dyn Read| Ok((reroute(read, id, &to)?, ()));
+        self.core().writer.apply(Class::Acknowledged, 0, reroute).await
+    }
+}
+
+/// The state of a destination whose AGENDA key does not stand where it should; none when it does, or there is no such row.
+fn advanced(
+    read: &dyn Read,
+    destination: &Destination,
+) -> Result<Option<DestinationState>, StoreError> {
+    let Some((row, _)) = load::<_, DestinationRow, _>(read, &DEST, destination)? else {
+        return Ok(None);
+    };
+    let (start, end) = READY.under(destination);
+    let first = read.keys(&start..&end, 1, false)?;
+    let due = first.first().map(|key| parse(&READY, key)).transpose()?.map(|(_, due, _)| due);
+    let wanted = due.map(|due| due.max(row.state.not_before));
+    Ok((row.agenda != wanted).then_some(row.state))
+}
+
+/// Puts the state, or keeps the one there is, and moves the AGENDA key to where it belongs.
+fn set(
+    read: &dyn Read,
+    destination: &Destination,
+    state: Option<&DestinationState>,
+) -> Result<Batch, StoreError> {
+    let mut edit = Edit::on(read);
+    let mut row = match load::<_, DestinationRow, _>(read, &DEST, destination) {
+        Ok(row) => row.map_or_else(DestinationRow::fresh, |(row, _)| row),
+        Err(StoreError::Damaged { .. }) => {
+            // A host too many is asked; what the record no longer tells is where the AGENDA key is.
+            drop_agenda_keys(&mut edit, destination)?;
+            DestinationRow::fresh()
+        }
+        Err(error) => return Err(error),
+    };
+    if let Some(state) = state {
+        row.state = state.clone();
+    }
+    let (start, end) = READY.under(destination);
+    match read.keys(&start..&end, 1, false)?.first() {
+        Some(first) => {
+            let due = parse(&READY, first)?.1;
+            let next = due.max(row.state.not_before);
+            edit.move_agenda(destination, &mut row, Some(next));
+            edit.put(&DEST, destination, &row);
+        }
+        None => {
+            edit.move_agenda(destination, &mut row, None);
+            edit.delete(&DEST, destination);
+        }
+    }
+    edit.finish()
+}
+
+fn drop_agenda_keys(edit: &mut Edit<'_>, destination: &Destination) -> Result<(), StoreError> {
+    let (mut start, end) = AGENDA.all();
+    loop {
+        let keys = edit.read().keys(&start..&end, AGENDA_SLICE, false)?;
+        let Some(last) = keys.last() else { return Ok(()) };
+        start = key::after(last.clone());
+        for key in keys {
+            if parse(&AGENDA, &key)?.1 == *destination {
+                edit.delete_key(key);
+            }
+        }
+    }
+}
+
+fn reroute(read: &dyn Read, id: JobId, to: &Destination) -> Result<Batch, StoreError> {
+    let mut edit = Edit::on(read);
+    let queue_id = id.queue_id;
+    if let Some((mut incoming, before)) = load::<_, Incoming, _>(read, &INCOMING, queue_id)? {
+        edit.check(super::engine::Check::Equals(INCOMING.key(queue_id), before));
+        incoming.destination = to.clone();
+        edit.put(&INCOMING, queue_id, &incoming);
+        return edit.finish();
+    }
+    let Some(Opened { mut message, .. }) = park::open(&mut edit, queue_id, None)? else {
+        return Ok(Batch::default());
+    };
+    let Some(mut job) = super::delivery::job_of(read, id, &message)? else {
+        return Ok(Batch::default());
+    };
+    if is_open(&job) {
+        edit.unready(id, &job);
+        job.destination = to.clone();
+        if message.held.is_none() {
+            edit.ready(id, &job);
+        }
+    }
+    job.destination = to.clone();
+    super::settle::put_job(&mut edit, queue_id, &mut message, job)?;
+    if let Shape::Inline(_) = message.shape {
+        edit.put(&MESSAGE, queue_id, &message);
+    }
+    edit.finish()
+}

@@ -1,0 +1,337 @@
+//! An edit: one batch in the making, on the state it will be applied to.
+//!
+//! Operations say what they mean (this job is ready, that message is scheduled), the edit keeps the tables behind it in
+//! step: DEADLINE, HELD, COUNT and BODYGEN with the message, DEST and AGENDA with READY (I3, I4, I5, I8, I9). The last word on a
+//! key counts, so an operation may take back what it did before. Nothing is written until the batch of
+//! [`Edit::finish`] is committed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::StoreError;
+use super::engine::{Batch, Check, Key, Read, Value};
+use super::key::{Decode, Encode, Table};
+use super::message::{DestinationRow, Incoming, Message, Shape};
+use super::record::{Record, damaged};
+use super::schema::*;
+use crate::mail::envelope::Envelope;
+use crate::mail::job::{Destination, EntryJob, JobId};
+use crate::mail::queue_id::QueueId;
+use crate::mail::time::Timestamp;
+
+/// One batch in the making.
+pub struct Edit<'a> {
+    read: &'a dyn Read,
+    checks: Vec<Check>,
+    changes: BTreeMap<Key, Option<Value>>,
+    adds: BTreeMap<Key, i64>,
+    /// Destinations whose READY rows change.
+    touched: BTreeSet<Destination>,
+}
+
+/// The record under a key, with its bytes for [`Check::Equals`]; none when there is no such key.
+pub fn load<K, R: Record, E: Encode<Of = K>>(
+    read: &dyn Read,
+    table: &Table<K>,
+    key: E,
+) -> Result<Option<(R, Value)>, StoreError> {
+    let key = table.key(key);
+    let Some(value) = read.get(&key)? else { return Ok(None) };
+    let record = R::decode(&value).map_err(|error| damaged(describe(table.name, &key), error))?;
+    Ok(Some((record, value)))
+}
+
+/// The tuple of a key of `table`; a key that is none is damage.
+pub fn parse<K: Decode>(table: &Table<K>, key: &[u8]) -> Result<K, StoreError> {
+    table.parse(key).map_err(|error| StoreError::Damaged {
+        what: describe(table.name, key),
+        detail: error.to_string(),
+    })
+}
+
+/// `MESSAGE 6AM5g100000000`, or the bytes of a key without a queue ID at its front.
+pub fn describe(table: &str, key: &[u8]) -> String {
+    match key.get(1..9).map(|mut id| QueueId::take(&mut id)) {
+        Some(Some(id)) if (INCOMING.prefix..READY.prefix).contains(&key[0]) => {
+            format!("{table} {id}")
+        }
+        _ => format!("{table} {key:02x?}"),
+    }
+}
+
+impl<'a> Edit<'a> {
+    /// An empty one on the state `read`.
+    pub fn on(read: &'a dyn Read) -> Edit<'a> {
+        Edit {
+            read,
+            checks: Vec::new(),
+            changes: BTreeMap::new(),
+            adds: BTreeMap::new(),
+            touched: BTreeSet::new(),
+        }
+    }
+
+    /// The state it is made on: without its own changes.
+    pub fn read(&self) -> &'a dyn Read {
+        self.read
+    }
+
+    /// A condition of the whole batch.
+    pub fn check(&mut self, check: Check) {
+        self.checks.push(check);
+    }
+
+    /// Puts a record.
+    pub fn put<K, R: Record, E: Encode<Of = K>>(&mut self, table: &Table<K>, key: E, record: &R) {
+        self.changes.insert(table.key(key), Some(record.encode()));
+    }
+
+    /// Puts bytes that are no record.
+    pub fn put_bytes<K, E: Encode<Of = K>>(&mut self, table: &Table<K>, key: E, bytes: &[u8]) {
+        self.changes.insert(table.key(key), Some(bytes.to_vec()));
+    }
+
+    /// Puts a row of an index.
+    pub fn mark<K, E: Encode<Of = K>>(&mut self, table: &Table<K>, key: E) {
+        self.changes.insert(table.key(key), Some(Value::new()));
+    }
+
+    /// Deletes a row, if it is there.
+    pub fn delete<K, E: Encode<Of = K>>(&mut self, table: &Table<K>, key: E) {
+        self.changes.insert(table.key(key), None);
+    }
+
+    /// Deletes a row by its key.
+    pub fn delete_key(&mut self, key: Key) {
+        self.changes.insert(key, None);
+    }
+
+    /// Adds to a number of COUNT.
+    pub fn count(&mut self, name: &str, delta: i64) {
+        *self.adds.entry(COUNT.key(name)).or_default() += delta;
+    }
+
+    /// The job is to be attempted at its due time.
+    pub fn ready(&mut self, id: JobId, job: &EntryJob) {
+        self.mark(&READY, (&job.destination, job.due, id));
+        self.touched.insert(job.destination.clone());
+    }
+
+    /// The job is not to be attempted.
+    pub fn unready(&mut self, id: JobId, job: &EntryJob) {
+        self.unready_at(&job.destination, job.due, id);
+    }
+
+    /// As [`Edit::unready`], by the key.
+    pub fn unready_at(&mut self, destination: &Destination, due: Timestamp, id: JobId) {
+        self.delete(&READY, (destination, due, id));
+        self.touched.insert(destination.clone());
+    }
+
+    /// Puts a message of INCOMING with its body.
+    pub fn put_incoming(&mut self, id: QueueId, message: &Incoming, body: &[u8]) {
+        self.put(&INCOMING, id, message);
+        let mut rest = body;
+        for (n, length) in incoming_pieces(body.len() as u64) {
+            let (piece, behind) = rest.split_at(length);
+            self.put_bytes(&INCOMING_BODY, (id, n), piece);
+            rest = behind;
+        }
+        self.count_incoming(&message.envelope, message.held.is_some(), 1);
+    }
+
+    /// Deletes a message of INCOMING with its body.
+    pub fn delete_incoming(&mut self, id: QueueId, envelope: &Envelope, held: bool) {
+        self.delete(&INCOMING, id);
+        for (n, _) in incoming_pieces(envelope.size) {
+            self.delete(&INCOMING_BODY, (id, n));
+        }
+        self.count_incoming(envelope, held, -1);
+    }
+
+    fn count_incoming(&mut self, envelope: &Envelope, held: bool, sign: i64) {
+        self.count(COUNT_INCOMING, sign);
+        self.count(COUNT_INCOMING_OCTETS, sign * octets(envelope));
+        if held {
+            self.count(COUNT_INCOMING_HELD, sign);
+        }
+    }
+
+    /// A new row of MESSAGE with everything that belongs to it but READY (and, of a long list, RECIPIENTS).
+    pub fn enter(&mut self, id: QueueId, message: &Message) {
+        self.put(&MESSAGE, id, message);
+        self.count_message(message, 1);
+        self.count_body(message, 1);
+        self.enter_schedule(id, message);
+        if let Shape::List(list) = &message.shape
+            && list.is_under_work()
+        {
+            self.mark(&LISTS, id);
+        }
+    }
+
+    /// Takes a row of MESSAGE away with what [`Edit::enter`] put.
+    pub fn leave(&mut self, id: QueueId, message: &Message) {
+        self.delete(&MESSAGE, id);
+        if !message.is_removed() {
+            self.count_message(message, -1);
+            self.leave_schedule(id, message);
+        }
+        self.count_body(message, -1);
+        if let Shape::List(_) = message.shape {
+            self.delete(&LISTS, id);
+        }
+    }
+
+    /// DEADLINE or HELD, as the message is (I5).
+    pub fn enter_schedule(&mut self, id: QueueId, message: &Message) {
+        if message.held.is_some() {
+            self.mark(&HELD, id);
+            self.count(COUNT_HELD, 1);
+        } else {
+            self.mark(&DEADLINE, deadline(id, message));
+        }
+    }
+
+    /// Takes back [`Edit::enter_schedule`]; before `held` or `warned` change.
+    pub fn leave_schedule(&mut self, id: QueueId, message: &Message) {
+        if message.held.is_some() {
+            self.delete(&HELD, id);
+            self.count(COUNT_HELD, -1);
+        } else {
+            self.delete(&DEADLINE, deadline(id, message));
+        }
+    }
+
+    /// Counts the message, or no more.
+    pub fn count_message(&mut self, message: &Message, sign: i64) {
+        self.count(COUNT_MESSAGE, sign);
+        self.count(COUNT_MESSAGE_OCTETS, sign * octets(&message.envelope));
+    }
+
+    fn count_body(&mut self, message: &Message, sign: i64) {
+        let generation = message.body.generation;
+        *self.adds.entry(BODYGEN.key((generation, BODY_MESSAGES))).or_default() += sign;
+        *self.adds.entry(BODYGEN.key((generation, BODY_OCTETS))).or_default() +=
+            sign * octets(&message.envelope);
+    }
+
+    /// Whether this batch takes the last message out of a generation.
+    pub fn empties(&self, generation: u32) -> Result<bool, StoreError> {
+        let key = BODYGEN.key((generation, BODY_MESSAGES));
+        let Some(delta) = self.adds.get(&key) else { return Ok(false) };
+        Ok(*delta < 0 && counter(self.read, &key)? + delta == 0)
+    }
+
+    /// Whether a row of the range will be left.
+    pub fn any_left(&self, range: &super::key::KeyRange) -> Result<bool, StoreError> {
+        let changes = self.changes.range(range.0.clone()..range.1.clone());
+        let mut deleted = 0;
+        for (_, value) in changes {
+            match value {
+                Some(_) => return Ok(true),
+                None => deleted += 1,
+            }
+        }
+        let left = self.read.keys(&range.0..&range.1, deleted + 1, false)?;
+        Ok(left.iter().any(|key| self.changes.get(key) != Some(&None)))
+    }
+
+    /// What is to be committed, with DEST and AGENDA of every destination touched.
+    ///
+    /// # Errors
+    /// Of reading the state.
+    pub fn finish(mut self) -> Result<Batch, StoreError> {
+        for destination in std::mem::take(&mut self.touched) {
+            self.follow(&destination)?;
+        }
+        let mut batch = Batch { checks: self.checks, ..Batch::default() };
+        for (key, value) in self.changes {
+            match value {
+                Some(value) => batch.puts.push((key, value)),
+                None => batch.deletes.push(key),
+            }
+        }
+        batch.adds = self.adds.into_iter().filter(|(_, delta)| *delta != 0).collect();
+        Ok(batch)
+    }
+
+    /// Keeps I4 for a destination whose READY rows change: its row and its AGENDA key come with the first and go with
+    /// the last, and the key moves when a job is due before it. It does not move when jobs go: early is allowed.
+    fn follow(&mut self, destination: &Destination) -> Result<(), StoreError> {
+        let range = READY.under(destination);
+        let row: Option<(DestinationRow, _)> = load(self.read, &DEST, destination)?;
+        let added = self.changes.range(range.0.clone()..range.1.clone());
+        let mut added = added.filter(|(_, value)| value.is_some()).map(|(key, _)| key);
+        let Some(first) = added.next() else {
+            if let (false, Some((row, _))) = (self.any_left(&range)?, row) {
+                self.delete(&DEST, destination);
+                if let Some(time) = row.agenda {
+                    self.delete(&AGENDA, (time, destination));
+                }
+            }
+            return Ok(());
+        };
+        let due = parse(&READY, first)?.1;
+        let mut row = row.map_or_else(DestinationRow::fresh, |(row, _)| row);
+        let wanted = due.max(row.state.not_before);
+        if row.agenda.is_none_or(|time| time > wanted) {
+            self.move_agenda(destination, &mut row, Some(wanted));
+            self.put(&DEST, destination, &row);
+        }
+        Ok(())
+    }
+
+    /// Moves the destination's one AGENDA key; the caller puts the row.
+    pub fn move_agenda(
+        &mut self,
+        destination: &Destination,
+        row: &mut DestinationRow,
+        to: Option<Timestamp>,
+    ) {
+        if let Some(time) = row.agenda {
+            self.delete(&AGENDA, (time, destination));
+        }
+        if let Some(time) = to {
+            self.mark(&AGENDA, (time, destination));
+        }
+        row.agenda = to;
+    }
+}
+
+/// The key of a message in DEADLINE.
+pub fn deadline(
+    id: QueueId,
+    message: &Message,
+) -> (crate::mail::envelope::TimeoutClass, bool, Timestamp, QueueId) {
+    (message.envelope.timeouts, message.warned, message.envelope.arrival, id)
+}
+
+/// Lengths of pieces that fill two, four, eight, sixteen pages of the engine with its overhead, since a value that spills over takes the
+/// next power of two (measured); or a quarter of one page, which they share with their neighbours. A piece that fills one page
+/// alone would leave the rest behind it a page of its own.
+const PIECES: [usize; 5] = [65_472, 32_704, 16_320, 8_128, 999];
+
+/// The numbers and lengths of the pieces of an INCOMING body of `size` octets.
+pub fn incoming_pieces(size: u64) -> impl Iterator<Item = (u32, usize)> {
+    let mut rest = usize::try_from(size).unwrap_or(usize::MAX);
+    let lengths = std::iter::from_fn(move || {
+        let length = PIECES.into_iter().find(|piece| *piece <= rest).unwrap_or(rest);
+        rest -= length;
+        (length > 0).then_some(length)
+    });
+    (0u32..).zip(lengths)
+}
+
+fn octets(envelope: &Envelope) -> i64 {
+    i64::try_from(envelope.size).unwrap_or(i64::MAX)
+}
+
+/// A number of COUNT or BODYGEN; 0 when it is not there.
+pub fn counter(read: &dyn Read, key: &[u8]) -> Result<i64, StoreError> {
+    let Some(value) = read.get(key)? else { return Ok(0) };
+    let bytes = value.as_slice().try_into().map_err(|_| StoreError::Damaged {
+        what: format!("number {key:02x?}"),
+        detail: format!("{} octets", value.len()),
+    })?;
+    Ok(i64::from_be_bytes(bytes))
+}

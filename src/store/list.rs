@@ -1,0 +1,389 @@
+//! Long lists: a message with more recipients than MESSAGE carries.
+//!
+//! *Staging.* While the message arrives, its recipients go in blocks to STAGED, each block under its destination: the order of the keys
+//! sorts them, whatever the length of the list. The rows are of nobody until `accept`, which is one small batch for any list.
+//!
+//! *Unfolding.* Then the keeper turns rows into jobs, one slice after the other: each deletes some rows of STAGED and puts
+//! their jobs, so progress is what is left, and a crash goes on from there. Between two slices everybody else's batches are
+//! committed.
+//!
+//! *Sweeps.* An operator's change to a list (hold, release, reschedule, remove) is one small batch too, and is then carried through
+//! the jobs by the keeper in the same way, with the place of the next job in MESSAGE.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::edit::{Edit, load, parse};
+use super::engine::{Batch, Check, Read};
+use super::keeper::Errand;
+use super::key::{self, KeyRange};
+use super::message::{Change, List, Message, Shape, Sweep, is_open};
+use super::read::Rows;
+use super::record::{Record, damaged};
+use super::schema::*;
+use super::writer::{Class, Pending};
+use super::{Core, StoreError};
+use crate::mail::envelope::Recipient;
+use crate::mail::job::{Destination, EntryJob, JOB_RECIPIENTS_MAX, JobId};
+use crate::mail::queue_id::QueueId;
+use crate::mail::time::Timestamp;
+
+/// Recipients of a list in memory while it arrives: a block. Some 100 KiB.
+const BLOCK_RECIPIENTS: usize = 1000;
+/// Recipients in one row of STAGED. A job takes whole rows, so it divides [`JOB_RECIPIENTS_MAX`].
+const ROW_RECIPIENTS: usize = 250;
+/// Octets of addresses in one row, and in one job four times that: with reports a job stays well below the largest record.
+const ROW_OCTETS: usize = 64 << 10;
+const JOB_OCTETS: usize = 4 * ROW_OCTETS;
+/// Blocks of one list on their way to the disk.
+const BLOCKS_WAITING: usize = 4;
+/// Jobs that one slice makes or changes: some milliseconds of the writer's time.
+const SLICE_JOBS: usize = 200;
+/// Recipients that one slice unfolds: bounds its octets.
+const SLICE_RECIPIENTS: usize = 4 * JOB_RECIPIENTS_MAX;
+/// Rows of STAGED read at a time: at most 2 MiB.
+const READ_ROWS: usize = 32;
+/// Rows of STAGED of a message that never came, deleted at a time.
+const FORGET_ROWS: usize = 1000;
+
+/// The recipients of a long list on their way in. Dropping it forgets them.
+pub(super) struct ListStaging {
+    core: Arc<Core>,
+    id: QueueId,
+    block: BTreeMap<Destination, Vec<Recipient>>,
+    /// Recipients in `block`.
+    waiting: usize,
+    /// Recipients in all.
+    total: u32,
+    /// Rows of STAGED written.
+    rows: u32,
+    writing: VecDeque<Pending>,
+}
+
+impl ListStaging {
+    pub fn new(core: Arc<Core>, id: QueueId) -> ListStaging {
+        ListStaging {
+            core,
+            id,
+            block: BTreeMap::new(),
+            waiting: 0,
+            total: 0,
+            rows: 0,
+            writing: VecDeque::new(),
+        }
+    }
+
+    /// One more recipient.
+    pub async fn add(
+        &mut self,
+        destination: Destination,
+        recipient: Recipient,
+    ) -> Result<(), StoreError> {
+        self.block.entry(destination).or_default().push(recipient);
+        self.waiting += 1;
+        self.total = self.total.checked_add(1).ok_or(StoreError::Full)?;
+        if self.waiting >= BLOCK_RECIPIENTS {
+            self.write_block().await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is left and waits for all of it; gives how many there are.
+    pub async fn finish(&mut self) -> Result<u32, StoreError> {
+        self.write_block().await?;
+        while let Some(pending) = self.writing.pop_front() {
+            pending.await?;
+        }
+        Ok(self.total)
+    }
+
+    /// They are of a message now.
+    pub fn keep(mut self) {
+        self.rows = 0;
+    }
+
+    async fn write_block(&mut self) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        for (destination, recipients) in std::mem::take(&mut self.block) {
+            for row in rows(recipients) {
+                let key = STAGED.key((self.id, &destination, self.rows));
+                batch.puts.push((key, row.encode()));
+                self.rows += 1;
+            }
+        }
+        self.waiting = 0;
+        while self.writing.len() >= BLOCKS_WAITING {
+            if let Some(pending) = self.writing.pop_front() {
+                pending.await?;
+            }
+        }
+        self.writing.push_back(self.core.writer.submit_lazy(batch).await?);
+        Ok(())
+    }
+}
+
+impl Drop for ListStaging {
+    fn drop(&mut self) {
+        if self.rows > 0 {
+            self.core.leave(Errand::Staged(self.id));
+        }
+    }
+}
+
+/// Recipients of one destination, cut into rows.
+fn rows(recipients: Vec<Recipient>) -> Vec<Vec<Recipient>> {
+    let mut rows: Vec<Vec<Recipient>> = Vec::new();
+    let mut octets = 0;
+    for recipient in recipients {
+        let size = octets_of(&recipient);
+        match rows.last_mut() {
+            Some(row) if row.len() < ROW_RECIPIENTS && octets + size <= ROW_OCTETS => {
+                row.push(recipient);
+                octets += size;
+            }
+            _ => {
+                rows.push(vec![recipient]);
+                octets = size;
+            }
+        }
+    }
+    rows
+}
+
+fn octets_of(recipient: &Recipient) -> usize {
+    recipient.address.as_str().len() + recipient.orcpt.as_ref().map_or(0, String::len)
+}
+
+/// Puts recipients that came late (an alias that gave many) behind those of the list `id`, to be unfolded.
+pub(super) fn stage_more(
+    edit: &mut Edit<'_>,
+    id: QueueId,
+    recipients: Vec<(Destination, Recipient)>,
+) -> Result<u32, StoreError> {
+    let mut by_destination: BTreeMap<Destination, Vec<Recipient>> = BTreeMap::new();
+    let total = recipients.len() as u32;
+    for (destination, recipient) in recipients {
+        by_destination.entry(destination).or_default().push(recipient);
+    }
+    for (destination, recipients) in by_destination {
+        // Behind the rows that are there already: block numbers need only differ within a destination.
+        let (start, end) = STAGED.under((id, &destination));
+        let last = edit.read().keys(&start..&end, 1, true)?;
+        let next = match last.first() {
+            Some(key) => parse(&STAGED, key)?.2.saturating_add(1),
+            None => 0,
+        };
+        for (n, row) in (next..).zip(rows(recipients)) {
+            edit.put(&STAGED, (id, &destination, n), &row);
+        }
+    }
+    Ok(total)
+}
+
+impl Core {
+    /// Does one slice of what is to be done for a list; whether there is more.
+    pub(super) async fn work_on_list(&self, id: QueueId) -> Result<bool, StoreError> {
+        let now = self.now();
+        let (more, emptied) =
+            self.writer.apply(Class::Acknowledged, 0, move |read| slice(read, id, now)).await?;
+        if let Some(generation) = emptied {
+            self.leave(Errand::Generation(generation));
+        }
+        Ok(more)
+    }
+
+    /// Deletes some staged rows of a message that never came; whether there are more.
+    pub(super) async fn forget_staged(&self, id: QueueId) -> Result<bool, StoreError> {
+        let forget = move |read: &dyn Read| {
+            let mut edit = Edit::on(read);
+            let message = MESSAGE.key(id);
+            if read.get(&message)?.is_some() {
+                return Ok((Batch::default(), false));
+            }
+            edit.check(Check::Absent(message));
+            let (start, end) = STAGED.under(id);
+            let keys = read.keys(&start..&end, FORGET_ROWS, false)?;
+            let more = keys.len() == FORGET_ROWS;
+            keys.into_iter().for_each(|key| edit.delete_key(key));
+            Ok((edit.finish()?, more))
+        };
+        self.writer.apply(Class::Lazy, 0, forget).await
+    }
+}
+
+/// One slice: of an operator's change first, then of unfolding. Gives whether there is more to do, and the
+/// generation whose last message this took.
+fn slice(
+    read: &dyn Read,
+    id: QueueId,
+    now: Timestamp,
+) -> Result<(Batch, (bool, Option<u32>)), StoreError> {
+    let nothing = || Ok((Batch::default(), (false, None)));
+    let Some((mut message, before)) = load::<_, Message, _>(read, &MESSAGE, id)? else {
+        return nothing();
+    };
+    let Shape::List(mut list) = message.shape else { return nothing() };
+    let mut edit = Edit::on(read);
+    edit.check(Check::Equals(MESSAGE.key(id), before));
+    match list.sweep {
+        Some(sweep) => sweep_slice(&mut edit, id, &mut list, sweep)?,
+        None if list.unfolding => unfold_slice(&mut edit, id, &message, &mut list, now)?,
+        None => {}
+    }
+    message.shape = Shape::List(list);
+    let gone = list.is_removed() && list.sweep.is_some_and(|sweep| sweep.next == u32::MAX);
+    if gone {
+        edit.leave(id, &message);
+    } else {
+        if !list.is_under_work() {
+            edit.delete(&LISTS, id);
+        }
+        edit.put(&MESSAGE, id, &message);
+    }
+    let generation = message.body.generation;
+    let emptied = edit.empties(generation)?.then_some(generation);
+    Ok((edit.finish()?, (!gone && list.is_under_work(), emptied)))
+}
+
+/// Carries an operator's change through some jobs. A removal ends with `next` at its maximum when nothing is left.
+fn sweep_slice(
+    edit: &mut Edit<'_>,
+    id: QueueId,
+    list: &mut List,
+    sweep: Sweep,
+) -> Result<(), StoreError> {
+    let first = JobId { queue_id: id, number: sweep.next };
+    let range = RECIPIENTS.starting_at(first, RECIPIENTS.under(id));
+    let rows = read_range(edit, &range, SLICE_JOBS)?;
+    let full = rows.len() == SLICE_JOBS;
+    let mut next = sweep.next;
+    for (key, value) in rows {
+        let job_id = parse(&RECIPIENTS, &key)?;
+        next = job_id.number.saturating_add(1);
+        let mut job = EntryJob::decode(&value)
+            .map_err(|error| damaged(super::edit::describe("RECIPIENTS", &key), error))?;
+        edit.unready(job_id, &job);
+        match sweep.change {
+            Change::Rest => {}
+            Change::Due(due) => {
+                if is_open(&job) {
+                    job.due = due;
+                    edit.put(&RECIPIENTS, job_id, &job);
+                    edit.ready(job_id, &job);
+                }
+            }
+            Change::Remove => {
+                edit.delete(&RECIPIENTS, job_id);
+                edit.delete(&UNREPORTED, job_id);
+            }
+        }
+    }
+    let staged_left = match sweep.change {
+        Change::Remove if !full => remove_staged(edit, id)?,
+        Change::Remove | Change::Rest | Change::Due(_) => false,
+    };
+    list.sweep = match sweep.change {
+        _ if full || staged_left => Some(Sweep { next, ..sweep }),
+        Change::Remove => Some(Sweep { next: u32::MAX, ..sweep }),
+        Change::Rest | Change::Due(_) => None,
+    };
+    Ok(())
+}
+
+/// Deletes some staged rows; whether there may be more.
+fn remove_staged(edit: &mut Edit<'_>, id: QueueId) -> Result<bool, StoreError> {
+    let (start, end) = STAGED.under(id);
+    let keys = edit.read().keys(&start..&end, FORGET_ROWS, false)?;
+    let more = keys.len() == FORGET_ROWS;
+    keys.into_iter().for_each(|key| edit.delete_key(key));
+    Ok(more)
+}
+
+fn read_range(edit: &Edit<'_>, range: &KeyRange, limit: usize) -> Result<Rows, StoreError> {
+    Ok(edit.read().range(&range.0..&range.1, limit, false)?)
+}
+
+/// Turns some rows of STAGED into jobs. A slice ends where a job does.
+fn unfold_slice(
+    edit: &mut Edit<'_>,
+    id: QueueId,
+    message: &Message,
+    list: &mut List,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut range = STAGED.under(id);
+    let mut made = Made { first: list.jobs, jobs: Vec::new(), octets: 0, recipients: 0, due: now };
+    let mut ended = false;
+    'rows: while !ended {
+        let rows = read_range(edit, &range, READ_ROWS)?;
+        ended = rows.len() < READ_ROWS;
+        for (key, value) in rows {
+            let (_, destination, _) = parse(&STAGED, &key)?;
+            let row = Vec::<Recipient>::decode(&value)
+                .map_err(|error| damaged(super::edit::describe("STAGED", &key), error))?;
+            if !made.take(destination, row) {
+                ended = false;
+                break 'rows;
+            }
+            range.0 = key::after(key.clone());
+            edit.delete_key(key);
+        }
+    }
+    list.unfolding = !ended;
+    list.jobs = list.jobs.saturating_add(made.jobs.len() as u32);
+    for job in made.jobs {
+        let job_id = JobId { queue_id: id, number: job.number };
+        edit.put(&RECIPIENTS, job_id, &job);
+        if is_open(&job) {
+            list.open_jobs += 1;
+            if message.held.is_none() {
+                edit.ready(job_id, &job);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The jobs of one slice.
+struct Made {
+    first: u32,
+    jobs: Vec<EntryJob>,
+    /// Octets of addresses in the last one.
+    octets: usize,
+    /// Recipients in all of them.
+    recipients: usize,
+    due: Timestamp,
+}
+
+impl Made {
+    /// Takes a row into the last job or a new one; false when the slice is full.
+    fn take(&mut self, destination: Destination, mut row: Vec<Recipient>) -> bool {
+        let octets: usize = row.iter().map(octets_of).sum();
+        self.recipients += row.len();
+        if let Some(job) = self.jobs.last_mut()
+            && job.destination == destination
+            && job.recipients.len() + row.len() <= JOB_RECIPIENTS_MAX
+            && self.octets + octets <= JOB_OCTETS
+        {
+            self.octets += octets;
+            job.recipients.append(&mut row);
+            return true;
+        }
+        if self.jobs.len() == SLICE_JOBS
+            || (self.recipients > SLICE_RECIPIENTS && !self.jobs.is_empty())
+        {
+            return false;
+        }
+        self.octets = octets;
+        self.jobs.push(EntryJob {
+            number: self.first + self.jobs.len() as u32,
+            destination,
+            due: self.due,
+            attempts: 0,
+            last_attempt: None,
+            status: None,
+            recipients: row,
+        });
+        true
+    }
+}

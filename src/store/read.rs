@@ -1,0 +1,459 @@
+//! Reads: what is due, what is there, how much. Each answer comes from one snapshot of the last committed state.
+//!
+//! A slice is read at a time and the snapshot let go, so a slow reader holds no pages back; the next slice comes from a
+//! newer state, in the same order. Counts are kept, not counted.
+
+use std::collections::HashMap;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use super::edit::{counter, load, parse};
+use super::engine::{Key, Read, Value};
+use super::key;
+use super::message::{DestinationRow, Incoming, Message, Shape, is_open};
+use super::record::{Record, RecordError, damaged};
+use super::schema::*;
+use super::{Counts, Store, StoreError};
+use crate::mail::address::ReversePath;
+use crate::mail::envelope::{BodyType, Envelope, TimeoutClass};
+use crate::mail::job::{BodyRef, Destination, Entry, EntryJob, Job, JobId};
+use crate::mail::queue_id::QueueId;
+use crate::mail::time::Timestamp;
+
+/// No stored time further ahead is believed: a clock that was wrong must not put mail to sleep. Longer than any wait a queue is
+/// configured for, a week (`-q1w`) included.
+pub const FARTHEST: Duration = Duration::from_secs(8 * 86_400);
+
+/// Rows of a table.
+pub(super) type Rows = Vec<(Key, Value)>;
+/// What is due with its time, oldest first; and the time of the next one that is not yet.
+pub type Due<T> = (Vec<(Timestamp, T)>, Option<Timestamp>);
+
+/// What a time further ahead than [`FARTHEST`] means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Far {
+    /// A clock was wrong, or a queue without an interval wrote "never by itself": tried now.
+    Due,
+    /// "Never by itself", to a queue without an interval: left to explicit runs.
+    Never,
+}
+
+impl Store {
+    /// Destinations that may be tried at `now`, oldest agenda time first, up to `limit`; and the time of the next one after.
+    /// Those whose time is absurdly far ahead ([`FARTHEST`]) come last and count as due, or are left out, as `far` says.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    pub fn agenda(
+        &self,
+        now: Timestamp,
+        far: Far,
+        limit: usize,
+    ) -> Result<Due<Destination>, StoreError> {
+        let snapshot = self.core().writer.snapshot()?;
+        let (start, end) = AGENDA.all();
+        let (_, due_end) = AGENDA.under(now);
+        let believed = AGENDA.under(now.after(FARTHEST)).1;
+        let mut due = snapshot.keys(&start..&due_end, limit, false)?;
+        if far == Far::Due {
+            due.extend(snapshot.keys(&believed..&end, limit - due.len().min(limit), false)?);
+        }
+        let next = snapshot.keys(&due_end..&believed, 1, false)?;
+        let due: Result<Vec<_>, _> = due.iter().map(|key| parse(&AGENDA, key)).collect();
+        let next = next.first().map(|key| parse(&AGENDA, key)).transpose()?;
+        Ok((due?, next.map(|(time, _)| time)))
+    }
+
+    /// READY jobs of a destination due at `now`, in order, after `after`, up to `limit`; and the due time of the next one.
+    /// A time absurdly far ahead ([`FARTHEST`]) counts as due, or does not, as `far` says. Jobs whose records turned out to be damaged
+    /// are left out.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    pub fn ready(
+        &self,
+        destination: &Destination,
+        now: Timestamp,
+        far: Far,
+        after: Option<(Timestamp, JobId)>,
+        limit: usize,
+    ) -> Result<Due<JobId>, StoreError> {
+        let snapshot = self.core().writer.snapshot()?;
+        let (mut start, end) = READY.under(destination);
+        let (_, due_end) = READY.under((destination, now));
+        let mut believed = READY.under((destination, now.after(FARTHEST))).1;
+        if let Some((due, job)) = after {
+            start = key::after(READY.key((destination, due, job)));
+        }
+        let mut due = Vec::new();
+        if start < due_end {
+            due = snapshot.keys(&start..&due_end, limit, false)?;
+        }
+        let next = snapshot.keys(&due_end..&believed, 1, false)?;
+        if far == Far::Due {
+            believed = believed.max(start);
+            due.extend(snapshot.keys(&believed..&end, limit - due.len().min(limit), false)?);
+        }
+        let quarantined = self.core().quarantine.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut jobs = Vec::with_capacity(due.len());
+        for key in &due {
+            let (_, due, job) = parse(&READY, key)?;
+            if !quarantined.contains(&job) {
+                jobs.push((due, job));
+            }
+        }
+        let next = next.first().map(|key| parse(&READY, key)).transpose()?;
+        Ok((jobs, next.map(|(_, due, _)| due)))
+    }
+
+    /// INCOMING jobs in order of arrival after `after`, without held ones and those that cannot be read (those [`Store::list`] shows).
+    /// Up to `limit` rows are read; fewer jobs than that may come even if there are more: go on after the last, until none comes.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub fn incoming(&self, after: Option<QueueId>, limit: usize) -> Result<Vec<Job>, StoreError> {
+        let snapshot = self.core().writer.snapshot()?;
+        let (mut start, end) = start_after(&INCOMING, after);
+        let mut jobs = Vec::new();
+        // As long as a slice gives none, though there are rows: an empty answer means the end.
+        loop {
+            let rows = snapshot.range(&start..&end, limit, false)?;
+            let Some((last, _)) = rows.last() else { return Ok(jobs) };
+            start = key::after(last.clone());
+            for (key, value) in &rows {
+                match Incoming::decode(value) {
+                    Ok(incoming) if incoming.held.is_none() => {
+                        jobs.push(incoming.job(parse(&INCOMING, key)?));
+                    }
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            if !jobs.is_empty() {
+                return Ok(jobs);
+            }
+        }
+    }
+
+    /// Messages, by class and warned state, that arrived at or before `before`: oldest first. Held ones are not among them.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    pub fn deadlines(
+        &self,
+        class: TimeoutClass,
+        warned: bool,
+        before: Timestamp,
+        after: Option<QueueId>,
+        limit: usize,
+    ) -> Result<Vec<QueueId>, StoreError> {
+        let snapshot = self.core().writer.snapshot()?;
+        let (mut start, _) = DEADLINE.under((class, warned));
+        let (_, end) = DEADLINE.under((class, warned, before));
+        if let Some(id) = after {
+            // The order is that of arrival. Of a message that is gone by now its ID tells it, to the second: some may come twice then.
+            let message = load::<_, Message, _>(&*snapshot, &MESSAGE, id)?;
+            let arrival = message.map_or(id.time(), |(message, _)| message.envelope.arrival);
+            start = key::after(DEADLINE.key((class, warned, arrival, id))).max(start);
+        }
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        let keys = snapshot.keys(&start..&end, limit, false)?;
+        keys.iter().map(|key| Ok(parse(&DEADLINE, key)?.3)).collect()
+    }
+
+    /// Messages in queue-ID order after `after`, INCOMING and scheduled through one iterator. A record that cannot be read shows as
+    /// a held message with the reason.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub fn list(&self, after: Option<QueueId>, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        let snapshot = self.core().writer.snapshot()?;
+        let read: &dyn Read = &*snapshot;
+        let mut entries = Vec::with_capacity(limit.min(1000));
+        let mut shown = Shown::of(self, read);
+        let mut after = after;
+        while entries.len() < limit {
+            let wanted = limit - entries.len();
+            let (rows, last) = merged(read, after, wanted)?;
+            for row in rows {
+                entries.extend(shown.entry(row)?);
+            }
+            let Some(last) = last else { break };
+            after = Some(last);
+        }
+        Ok(entries)
+    }
+
+    /// The held messages in queue-ID order after `after`: without looking at any other. Those of INCOMING are not among them.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    pub fn held(&self, after: Option<QueueId>, limit: usize) -> Result<Vec<QueueId>, StoreError> {
+        let snapshot = self.core().writer.snapshot()?;
+        let (start, end) = start_after(&HELD, after);
+        let keys = snapshot.keys(&start..&end, limit, false)?;
+        keys.iter().map(|key| parse(&HELD, key)).collect()
+    }
+
+    /// One message.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub fn entry(&self, id: QueueId) -> Result<Option<Entry>, StoreError> {
+        let snapshot = self.core().writer.snapshot()?;
+        let read: &dyn Read = &*snapshot;
+        let incoming = read.get(&INCOMING.key(id))?.map(|value| Row::Incoming(id, value));
+        let row = match incoming {
+            Some(row) => Some(row),
+            None => read.get(&MESSAGE.key(id))?.map(|value| Row::Message(id, value)),
+        };
+        let Some(row) = row else { return Ok(None) };
+        Shown::of(self, read).entry(row)
+    }
+
+    /// The jobs of a message in order of their numbers after `after`; of a long list those that are unfolded and have something left
+    /// to do or to say.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    pub fn jobs(
+        &self,
+        id: QueueId,
+        after: Option<u32>,
+        limit: usize,
+    ) -> Result<Vec<EntryJob>, StoreError> {
+        let snapshot = self.core().writer.snapshot()?;
+        let read: &dyn Read = &*snapshot;
+        let mut shown = Shown::of(self, read);
+        let is_after = |job: &EntryJob| after.is_none_or(|after| job.number > after);
+        let mut jobs = if let Some((incoming, _)) = load::<_, Incoming, _>(read, &INCOMING, id)? {
+            vec![incoming.entry_job()].into_iter().filter(is_after).take(limit).collect()
+        } else {
+            match load::<_, Message, _>(read, &MESSAGE, id)? {
+                None => return Ok(Vec::new()),
+                Some((message, _)) if message.is_removed() => return Ok(Vec::new()),
+                Some((Message { shape: Shape::Inline(jobs), .. }, _)) => {
+                    jobs.into_iter().filter(is_after).take(limit).collect()
+                }
+                Some((Message { shape: Shape::List(_), .. }, _)) => {
+                    list_jobs(read, id, after, limit)?
+                }
+            }
+        };
+        for job in &mut jobs {
+            shown.fill_status(job)?;
+        }
+        Ok(jobs)
+    }
+
+    /// Exact totals, at once.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    pub fn counts(&self) -> Result<Counts, StoreError> {
+        let snapshot = self.core().writer.snapshot()?;
+        let number = |name: &str| -> Result<u64, StoreError> {
+            Ok(u64::try_from(counter(&*snapshot, &COUNT.key(name))?).unwrap_or(0))
+        };
+        let incoming = number(COUNT_INCOMING)?;
+        Ok(Counts {
+            messages: incoming + number(COUNT_MESSAGE)?,
+            incoming,
+            held: number(COUNT_HELD)? + number(COUNT_INCOMING_HELD)?,
+            octets: number(COUNT_INCOMING_OCTETS)? + number(COUNT_MESSAGE_OCTETS)?,
+        })
+    }
+}
+
+fn list_jobs(
+    read: &dyn Read,
+    id: QueueId,
+    after: Option<u32>,
+    limit: usize,
+) -> Result<Vec<EntryJob>, StoreError> {
+    let (mut start, end) = RECIPIENTS.under(id);
+    if let Some(number) = after {
+        start = key::after(RECIPIENTS.key(JobId { queue_id: id, number }));
+    }
+    let decode = |(key, value): (Key, Value)| {
+        EntryJob::decode(&value)
+            .map_err(|error| damaged(super::edit::describe("RECIPIENTS", &key), error))
+    };
+    read.range(&start..&end, limit, false)?.into_iter().map(decode).collect()
+}
+
+fn start_after(table: &key::Table<QueueId>, after: Option<QueueId>) -> key::KeyRange {
+    let (start, end) = table.all();
+    (after.map_or(start, |id| key::after(table.key(id))), end)
+}
+
+/// A row of one of the two tables of messages.
+enum Row {
+    Incoming(QueueId, Value),
+    Message(QueueId, Value),
+}
+
+impl Row {
+    fn id(&self) -> QueueId {
+        match self {
+            Row::Incoming(id, _) | Row::Message(id, _) => *id,
+        }
+    }
+}
+
+/// Rows of both tables in queue-ID order after `after`, up to `limit`; and the last ID looked at, unless both are at their ends.
+fn merged(
+    read: &dyn Read,
+    after: Option<QueueId>,
+    limit: usize,
+) -> Result<(Vec<Row>, Option<QueueId>), StoreError> {
+    let rows = |table: &key::Table<QueueId>| -> Result<Rows, StoreError> {
+        let (start, end) = start_after(table, after);
+        Ok(read.range(&start..&end, limit, false)?)
+    };
+    let (incoming, scheduled) = (rows(&INCOMING)?, rows(&MESSAGE)?);
+    let mut merged = Vec::with_capacity(limit.min(incoming.len() + scheduled.len()));
+    let mut incoming = incoming.into_iter().peekable();
+    let mut scheduled = scheduled.into_iter().peekable();
+    while merged.len() < limit {
+        // Behind its prefix octet the key of both is the queue ID.
+        let incoming_first = match (incoming.peek(), scheduled.peek()) {
+            (Some((a, _)), Some((b, _))) => a.get(1..) < b.get(1..),
+            (Some(_), None) => true,
+            (None, Some(_)) => false,
+            (None, None) => break,
+        };
+        if incoming_first {
+            if let Some((key, value)) = incoming.next() {
+                merged.push(Row::Incoming(parse(&INCOMING, &key)?, value));
+            }
+        } else if let Some((key, value)) = scheduled.next() {
+            merged.push(Row::Message(parse(&MESSAGE, &key)?, value));
+        }
+    }
+    let full = merged.len() == limit;
+    let last = merged.last().map(Row::id).filter(|_| full);
+    Ok((merged, last))
+}
+
+/// Makes entries of rows, with what stands elsewhere: the status of destinations, and claims.
+struct Shown<'a> {
+    store: &'a Store,
+    read: &'a dyn Read,
+    /// Of this slice: the last trouble of destinations.
+    statuses: HashMap<Destination, Option<String>>,
+    any_claims: bool,
+}
+
+impl<'a> Shown<'a> {
+    fn of(store: &'a Store, read: &'a dyn Read) -> Shown<'a> {
+        let any_claims = store.core().claims.any();
+        Shown { store, read, statuses: HashMap::new(), any_claims }
+    }
+
+    /// The entry of a row; none for a list that is being removed.
+    fn entry(&mut self, row: Row) -> Result<Option<Entry>, StoreError> {
+        let id = row.id();
+        let in_flight = self.any_claims && self.store.core().claims.in_flight(id);
+        let entry = match row {
+            Row::Incoming(id, value) => match Incoming::decode(&value) {
+                Ok(incoming) => {
+                    let jobs = vec![incoming.entry_job()];
+                    let Incoming { envelope, held, .. } = incoming;
+                    Entry {
+                        id,
+                        envelope,
+                        held,
+                        warned: false,
+                        body: BodyRef::Incoming(id),
+                        recipients_total: jobs[0].recipients.len() as u32,
+                        jobs,
+                        in_flight,
+                    }
+                }
+                Err(error) => unreadable(id, BodyRef::Incoming(id), &error),
+            },
+            Row::Message(id, value) => match Message::decode(&value) {
+                Ok(message) if message.is_removed() => return Ok(None),
+                Ok(message) => self.scheduled(id, message, in_flight)?,
+                Err(error) => {
+                    let body = BodyRef::Generation { generation: 0, key: id };
+                    unreadable(id, body, &error)
+                }
+            },
+        };
+        Ok(Some(entry))
+    }
+
+    fn scheduled(
+        &mut self,
+        id: QueueId,
+        message: Message,
+        in_flight: bool,
+    ) -> Result<Entry, StoreError> {
+        let recipients_total = message.recipients_total();
+        let body = message.body.reference(id);
+        let Message { envelope, warned, held, shape, .. } = message;
+        let mut jobs = match shape {
+            Shape::Inline(jobs) => jobs,
+            Shape::List(_) => Vec::new(),
+        };
+        for job in &mut jobs {
+            self.fill_status(job)?;
+        }
+        Ok(Entry { id, envelope, held, warned, body, jobs, recipients_total, in_flight })
+    }
+
+    /// A job without a status of its own shows its destination's.
+    fn fill_status(&mut self, job: &mut EntryJob) -> Result<(), StoreError> {
+        if job.status.is_some() || !is_open(job) {
+            return Ok(());
+        }
+        if let Some(status) = self.statuses.get(&job.destination) {
+            job.status.clone_from(status);
+            return Ok(());
+        }
+        let row = match load::<_, DestinationRow, _>(self.read, &DEST, &job.destination) {
+            Ok(row) => row,
+            // A status is for people; the damage shows where the row is needed.
+            Err(StoreError::Damaged { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let last = row.and_then(|(row, _)| row.state.last);
+        job.status = last.map(|report| format!("Deferred: {}", report.text));
+        self.statuses.insert(job.destination.clone(), job.status.clone());
+        Ok(())
+    }
+}
+
+/// What stands for a message whose record cannot be read, so that people see it and can remove it.
+fn unreadable(id: QueueId, body: BodyRef, error: &RecordError) -> Entry {
+    let envelope = Envelope {
+        reverse_path: ReversePath::Null,
+        arrival: id.time(),
+        relay: String::new(),
+        protocol: String::new(),
+        body_type: BodyType::SevenBit,
+        smtputf8: false,
+        ret: None,
+        envid: None,
+        timeouts: TimeoutClass::Normal,
+        precedence: 0,
+        priority: 0,
+        message_id: String::new(),
+        header_len: 0,
+        size: 0,
+        relay_override: None,
+    };
+    Entry {
+        id,
+        envelope,
+        held: Some(format!("damaged record: {error}")),
+        warned: false,
+        body,
+        jobs: Vec::new(),
+        recipients_total: 0,
+        in_flight: false,
+    }
+}

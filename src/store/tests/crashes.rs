@@ -1,0 +1,143 @@
+//! Kills and full disks, at every commit of a life: what was answered is so, and nothing is half there.
+
+use super::*;
+
+#[tokio::test]
+async fn what_was_staged_before_a_crash_is_swept() {
+    let site = Site::new();
+    let store = site.open();
+    let mut intake = store.intake().unwrap();
+    for n in 0..3000 {
+        let (destination, recipient) = to(&format!("r{n}@d{n}.example"));
+        intake.recipient(destination, recipient).await.unwrap();
+    }
+    flush(&store).await;
+    let kept = accept(&site, &store, ["a@b.example".into(), "a@c.example".into()], 9, None).await;
+    crash(&site, store.clone(), false).await;
+    drop((intake, store));
+    assert!(site.disk.synced().len() > 2000);
+    let store = site.open();
+    while site.disk.synced().keys().any(|key| key[0] == schema::STAGED.prefix) {
+        flush(&store).await;
+    }
+    assert_sound(&store);
+    assert_eq!(store.list(None, 10).unwrap()[0].id, kept.unwrap().id);
+}
+
+/// A life of one message of each kind; gives up at the first error.
+async fn life(site: &Site, store: &Store, story: &mut Story) -> Result<(), StoreError> {
+    let small = accept(site, store, ["a@b.example".into()], 500, None).await?;
+    story.accepted.push(small.id);
+    let two = ["a@c.example".into(), "a@d.example".into()];
+    let two = accept(site, store, two, 500, None).await?;
+    story.accepted.push(two.id);
+    let long = (0..450).map(|n| format!("r{n}@l{}.example", n % 3));
+    let long = accept(site, store, long, 500, None).await?;
+    story.accepted.push(long.id);
+    let due = site.now();
+    story.settling = Some(small.id);
+    store.settle(&small.jobs[0], deferred(due)).await?;
+    flush_or(store).await?;
+    story.settling = None;
+    for job in &two.jobs {
+        story.settling = Some(two.id);
+        let settled = store.settle(job, all_failed(due)).await?;
+        story.reports.extend(settled.accepted.iter().map(|report| report.id));
+        if settled.finished {
+            flush_or(store).await?;
+            story.accepted.retain(|id| *id != two.id);
+        }
+    }
+    story.settling = None;
+    store.hold(vec![long.id], "wait".into()).await?;
+    store.release(vec![long.id]).await?;
+    if let Some(job) = store.job(small.jobs[0].id)? {
+        story.settling = Some(small.id);
+        store.checkpoint(job.id, vec![(0, delivered(due))]).await?;
+        store.settle(&job, all_delivered(due)).await?;
+        flush_or(store).await?;
+        story.accepted.retain(|id| *id != small.id);
+        story.settling = None;
+    }
+    Ok(())
+}
+
+async fn flush_or(store: &Store) -> Result<(), StoreError> {
+    let nothing = super::engine::Batch::default();
+    store.core().writer.submit(super::writer::Class::Acknowledged, nothing).await.map(drop)
+}
+
+/// What the outside was told.
+#[derive(Default)]
+struct Story {
+    /// Accepted and not known to be finished.
+    accepted: Vec<QueueId>,
+    reports: Vec<QueueId>,
+    /// A settle of it was asked for and not known to be durable.
+    settling: Option<QueueId>,
+}
+
+/// Everything that was accepted and is not finished is there, or was being settled; nothing is there twice.
+fn assert_told(site: &Site, story: &Story, what: &str) {
+    let store = site.open();
+    assert_eq!(store.check().unwrap(), [], "{what}");
+    let there: Vec<QueueId> =
+        store.list(None, 100).unwrap().into_iter().map(|entry| entry.id).collect();
+    for id in story.accepted.iter().chain(&story.reports) {
+        assert!(there.contains(id) || story.settling == Some(*id), "{what}: {id} is lost");
+    }
+}
+
+#[tokio::test]
+async fn a_kill_at_any_commit_loses_nothing_that_was_answered() {
+    for applied in [false, true] {
+        let mut nth = 1;
+        loop {
+            let site = Site::new();
+            let mut story = Story::default();
+            let store = site.open();
+            flush(&store).await;
+            let commit = site.disk.commits() + nth;
+            site.disk.fail_commit(commit, Fault::Io { applied });
+            site.disk.fail_reopen(true);
+            let lived = life(&site, &store, &mut story).await;
+            if lived.is_ok() {
+                assert!(nth > 8, "the life has some commits");
+                break;
+            }
+            store.inner.keeper.stop().await;
+            store.core().bodies.close().await.unwrap();
+            drop(store);
+            site.disk.fail_reopen(false);
+            site.disk.cut_power();
+            assert_told(&site, &story, &format!("commit {nth}, applied {applied}"));
+            nth += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_at_any_commit_is_survived() {
+    for fault in
+        [Fault::Io { applied: false }, Fault::Io { applied: true }, Fault::Full { applied: true }]
+    {
+        let mut nth = 1;
+        loop {
+            let site = Site::new();
+            let mut story = Story::default();
+            let store = site.open();
+            flush(&store).await;
+            let commit = site.disk.commits() + nth;
+            site.disk.fail_commit(commit, fault);
+            let lived = life(&site, &store, &mut story).await;
+            assert!(lived.is_ok(), "commit {commit}, {fault:?}: {:?}", lived.err());
+            assert_sound(&store);
+            let over = site.disk.commits() < commit;
+            store.close().await.unwrap();
+            if over {
+                break;
+            }
+            nth += 1;
+        }
+    }
+}
