@@ -1,0 +1,203 @@
+//! What a file and a command line make of a configuration, and what they are told.
+
+use std::time::Duration;
+
+use super::*;
+use crate::config::{DeliveryMode, GivingUp};
+
+/// Loads `file` (none for "") with the command line `options` (`Name=value ...` by blanks), for the system's queue.
+fn load(file: &str, options: &str) -> Result<(Config, Vec<String>), ConfigError> {
+    load_at(SYSTEM_QUEUE, file, options)
+}
+
+fn load_at(queue: &str, file: &str, options: &str) -> Result<(Config, Vec<String>), ConfigError> {
+    let location = Location {
+        queue_directory: queue.into(),
+        config_file: (!file.is_empty()).then(|| "/x.cf".into()),
+    };
+    let host = HostNames { full: "mx.example.com".into(), short: "mx".into() };
+    let options: Vec<_> = options.split_whitespace().map(Setting::long).collect();
+    let read = |path: &Path| match path.to_str() {
+        Some("/x.cf") => Ok(file.to_owned()),
+        Some("/names") => Ok("# names\na.example b.example\nC.Example.\n".to_owned()),
+        _ => Err(io::Error::from_raw_os_error(2)),
+    };
+    let sources =
+        Sources { location: &location, host: &host, options: &options, macros: &[], read: &read };
+    let (config, diagnostics) = Config::load(&sources)?;
+    Ok((config, diagnostics.iter().map(|d| format!("{:?} {d}", d.severity)).collect()))
+}
+
+fn config(file: &str, options: &str) -> Config {
+    let (config, said) = load(file, options).unwrap();
+    assert_eq!(said, Vec::<String>::new());
+    config
+}
+
+fn said(file: &str) -> Vec<String> {
+    load(file, "").unwrap().1
+}
+
+#[test]
+fn nothing_is_needed() {
+    let config = config("", "");
+    assert_eq!(config.host_name, "mx.example.com");
+    assert!(config.local_names.iter().eq(["localhost", "mx", "mx.example.com"]));
+    let ports: Vec<_> = config.daemons.iter().map(|d| d.address.to_string()).collect();
+    assert_eq!(ports, ["0.0.0.0:25", "[::]:25"]);
+    assert!(!config.per_user);
+    let (config, _) = load_at("/tmp/q", "", "").unwrap();
+    assert_eq!(config.daemons, [Daemon::at("MTA", "127.0.0.1:2525".parse().unwrap())]);
+    assert!(config.per_user);
+}
+
+#[test]
+fn the_command_line_wins_over_the_file() {
+    let file = "O QueueDirectory=/var/spool/other\nO DeliveryMode=q\nO MaxHopCount=30\n\
+                O Timeout.queuereturn.non-urgent=7d\nO DaemonPortOptions=Port=26\nO DaemonPortOptions=Port=27\n";
+    let found = config(file, "");
+    assert_eq!(found.queue_directory, Path::new("/var/spool/other"));
+    assert_eq!(found.daemons.len(), 2);
+    assert_eq!(found.limits.hops, 30);
+    let found = config(
+        file,
+        "QueueDirectory=/var/spool/kvmta d=i Timeout.queuereturn=now O=Port=2525,Addr=127.0.0.1",
+    );
+    assert_eq!(found.queue_directory, Path::new(SYSTEM_QUEUE));
+    assert_eq!(found.delivery_mode, DeliveryMode::Interactive);
+    assert!(found.queue_timeouts.iter().all(|class| class.giving_up == GivingUp::Now));
+    assert_eq!(found.daemons, [Daemon::at("MTA", "127.0.0.1:2525".parse().unwrap())]);
+}
+
+#[test]
+fn bare_numbers_count_what_the_option_counts() {
+    let found = config(
+        "O Timeout.queuereturn=3\nO Timeout.queuewarn.normal=6\nO MinQueueAge=27\nO MaxQueueAge=2h\nO Timeout.mail=2\nOT4/5h\nO Timeout.queuewarn.dsn=0\n",
+        "",
+    );
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
+    assert!(found.queue_timeouts.iter().all(|c| c.giving_up == GivingUp::After(hours(96))));
+    assert_eq!(
+        found.queue_timeouts.map(|c| c.warn),
+        [Some(hours(5)), Some(hours(5)), Some(hours(5)), None]
+    );
+    assert_eq!(found.min_queue_age, Duration::from_secs(27 * 60));
+    assert_eq!(found.max_queue_age, Some(hours(2)));
+    assert_eq!(found.timeouts.mail, Duration::from_secs(120));
+}
+
+#[test]
+fn privacy_adds_up() {
+    let privacy = |file, options| config(file, options).privacy;
+    assert!(privacy("", "").authwarnings);
+    assert!(!privacy("O PrivacyOptions=public\n", "").authwarnings);
+    let p = privacy("O PrivacyOptions=noexpn\nOp novrfy,noetrn\n", "p=restrictqrun");
+    assert!(p.noexpn && p.noverb && p.novrfy && p.noetrn && p.restrictqrun && !p.authwarnings);
+    let p = privacy("", "PrivacyOptions=goaway");
+    assert!(p.needmailhelo && p.novrfy && p.authwarnings && !p.noetrn && !p.restrictmailq);
+}
+
+#[test]
+fn names_classes_and_relays() {
+    let found = config(
+        "Dj$w.example.org\nDSesmtp:[smart.Example]:587\nCwx.example Y.example.\nFw-o /missing\nFw/names %[^\\#]\n\
+         CRexample.net 192.0.2 IPv6:2001:db8::1\nO RelayNetworks=10.0.0.0/8, 127.0.0.1\nTann\nPspecial=9\nO PidFile=/run/$j.pid\n",
+        "",
+    );
+    assert_eq!(found.host_name, "mx.example.org");
+    assert_eq!(found.smart_host.as_deref(), Some("[smart.example]:587"));
+    for name in ["mx.example.org", "x.example", "y.example", "a.example", "b.example", "c.example"]
+    {
+        assert!(found.local_names.contains(name), "{name}");
+    }
+    assert!(found.relay_domains.iter().eq(["example.net"]));
+    let networks: Vec<_> =
+        found.relay_networks.iter().map(|n| (n.address.to_string(), n.prefix)).collect();
+    let expected = [("10.0.0.0", 8), ("127.0.0.1", 32), ("192.0.2.0", 24), ("2001:db8::1", 128)];
+    assert_eq!(networks, expected.map(|(a, p)| (a.to_owned(), p)));
+    assert!(found.trusted_users.contains("ann") && found.trusted_users.contains("root"));
+    assert_eq!(found.precedences.get("special"), Some(&9));
+    assert_eq!(found.pid_file.as_deref(), Some(Path::new("/run/mx.example.org.pid")));
+}
+
+#[test]
+fn whatever_cannot_be_used_is_said_with_its_line() {
+    assert_eq!(
+        said(
+            "V10\nO NoSuchOption=1\nO MaxQ=5\nO MinQueue=5m\nO Timeout.mail=1x\nO Timeout.mail=0\nO SoftBounce=maybe\nO_x\n"
+        ),
+        [
+            "Error /x.cf: line 2: readcf: unknown option name NoSuchOption; line ignored",
+            "Error /x.cf: line 3: readcf: ambiguous option name MaxQ (matches MaxQueueAge and MaxQueueRunSize); line ignored",
+            "Notice /x.cf: line 4: option MinQueue read as MinQueueAge",
+            "Error /x.cf: line 5: option Timeout.mail: Invalid time unit `x'; it stays as it was",
+            "Error /x.cf: line 6: option Timeout.mail: 0 would wait for ever; leave the option out for its default; it stays as it was",
+            "Error /x.cf: line 7: option SoftBounce: \"maybe\" is neither true nor false; it stays as it was",
+            "Error /x.cf: line 8: readcf: unknown option letter _; line ignored",
+        ]
+    );
+    assert_eq!(
+        said(
+            "V11\nO SuperSafe=True\nO AliasFile=/etc/aliases\nOU/etc/db\nOU\nZ?\nFw/missing\nFw|prog\nPx=y\nCR?? a.example\nDj?\nDSa b\n"
+        ),
+        [
+            "Warning /x.cf: line 1: syntax version \"11\" is not known; read as version 10",
+            "Notice /x.cf: line 2: option SuperSafe has no effect: a message is durable before it is acknowledged, always",
+            "Warning /x.cf: line 3: option AliasFile has no effect yet: LocalRelay takes local mail, and aliases and .forward with it",
+            "Error /x.cf: line 4: option UserDatabaseSpec: there is no user database; use aliases; it stays as it was",
+            "Error /x.cf: line 6: unknown configuration line \"Z?\"; line ignored",
+            "Error /x.cf: line 7: fileclass: cannot open '/missing': No such file or directory; line ignored",
+            "Error /x.cf: line 8: Fw: \"|prog\" is not the path of a file; line ignored",
+            "Error /x.cf: line 9: precedence \"x\" needs a number; line ignored",
+            "Error /x.cf: line 10: class R: \"??\" is neither domain nor network; ignored",
+            "Error /x.cf: line 11: Dj: \"?\" is no host name; line ignored",
+            "Error /x.cf: line 12: DS: \"a b\" is not a host such as relay.example or [192.0.2.1]:25; line ignored",
+        ]
+    );
+    assert_eq!(
+        said(
+            "S0\nR$*\t$@ x\nS1\nMlocal, P=/x\nKx hash /y\nO ServerCertFile=/c.pem\nO ErrorHeader=/missing\n"
+        ),
+        [
+            "Warning /x.cf: line 5: 1 K line without effect: maps are not looked up yet",
+            "Notice /x.cf: line 4: 1 M line without effect: the built-in mailers esmtp, relay, lmtp and local are used",
+            "Warning /x.cf: line 1: 3 R and S lines without effect: rulesets are not interpreted: the built-in routing and policy decide",
+            "Error /x.cf: line 0: ServerCertFile and ServerKeyFile need each other; STARTTLS is not offered",
+            "Error /x.cf: line 0: ErrorHeader: cannot open /missing: No such file or directory; reports go without",
+        ]
+    );
+}
+
+/// A port that cannot be as safe as asked for stays closed, and no default takes its place.
+#[test]
+fn a_faulty_port_opens_nothing() {
+    let (config, said) = load("O DaemonPortOptions=Port=465, M=s\n", "").unwrap();
+    assert!(config.daemons.is_empty());
+    assert!(
+        said[0].starts_with("Error /x.cf: line 1: option DaemonPortOptions: modifier s"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn faults_of_the_command_line_end_the_command() {
+    let error = |options| load("", options).map(|_| ()).unwrap_err().to_string();
+    assert_eq!(error("NoSuchOption=1"), "readcf: unknown option name NoSuchOption");
+    assert_eq!(error("Timeout.mail=1x"), "option Timeout.mail: Invalid time unit `x'");
+    let (_, said) = load("", "_=1 Z=1").unwrap();
+    assert_eq!(said, ["Notice command line: readcf: unknown option letter _; ignored"]);
+}
+
+#[test]
+fn a_missing_file_is_said_as_sendmail_does() {
+    let location =
+        Location { queue_directory: "/q".into(), config_file: Some("/nonexistent.cf".into()) };
+    let host = HostNames { full: "a".into(), short: "a".into() };
+    let sources =
+        Sources { location: &location, host: &host, options: &[], macros: &[], read: &read_file };
+    let error = Config::load(&sources).map(|_| ()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "/nonexistent.cf: line 0: cannot open: No such file or directory"
+    );
+}

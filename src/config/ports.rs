@@ -1,0 +1,204 @@
+//! DaemonPortOptions and ClientPortOptions: `Key=value, ...` lists whose keys count by their first letter.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::Daemon;
+use super::options::Draft;
+use super::value::{self, ValueError};
+
+/// One listener from `Port=2525, Addr=127.0.0.1, Name=MTA`.
+///
+/// A key that does nothing here is said in `remarks`. What would make the port less safe than asked for (TLS from
+/// the first octet, AUTH demanded) is refused, so that the port is not opened at all.
+///
+/// # Errors
+/// [`ValueError`] that names key and value.
+pub fn daemon(text: &str, remarks: &mut Vec<String>) -> Result<Daemon, ValueError> {
+    let mut daemon = Daemon::at("MTA", SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 25));
+    let (mut address, mut family) = (None, Family::Any);
+    for (key, value) in pairs(text) {
+        let key = key?;
+        match key.chars().next().unwrap_or_default() {
+            'N' | 'n' => daemon.name = value.to_owned(),
+            'P' | 'p' => daemon.address.set_port(port(value)?),
+            'A' | 'a' => address = Some(listen_address(value)?),
+            'F' | 'f' => family = Family::parse(value)?,
+            'L' | 'l' => daemon.backlog = value::number(value, 1, 65_535)? as u32,
+            'M' | 'm' => modify(&mut daemon, value, remarks)?,
+            'I' | 'i' if value.is_empty() => {}
+            'C' | 'c' | 'D' | 'd' | 'I' | 'i' | 'Q' | 'q' | 'R' | 'r' | 'S' | 's' => {
+                remarks.push(format!("{key}= has no effect on a single port"));
+            }
+            _ => return Err(unknown(key)),
+        }
+    }
+    let address = match (address, family) {
+        (Some(address), family) if family.fits(address) => address,
+        (Some(address), _) => {
+            return Err(ValueError::Other(format!("Addr={address} is not of its Family")));
+        }
+        (None, Family::Inet6) => Ipv6Addr::UNSPECIFIED.into(),
+        (None, Family::Inet | Family::Any) => Ipv4Addr::UNSPECIFIED.into(),
+    };
+    daemon.address.set_ip(address);
+    Ok(daemon)
+}
+
+/// The address our client comes from, of ClientPortOptions; `first` replaces what was there.
+///
+/// # Errors
+/// [`ValueError`] that names key and value.
+pub fn client(draft: &mut Draft, text: &str, first: bool) -> Result<(), ValueError> {
+    if first {
+        draft.config.client_addresses.clear();
+    }
+    let (mut address, mut family) = (None, Family::Any);
+    for (key, value) in pairs(text) {
+        let key = key?;
+        match key.chars().next().unwrap_or_default() {
+            'A' | 'a' => address = Some(listen_address(value)?),
+            'F' | 'f' => family = Family::parse(value)?,
+            'P' | 'p' | 'M' | 'm' | 'R' | 'r' | 'S' | 's' => {
+                draft.remarks.push(format!("{key}= of ClientPortOptions has no effect"));
+            }
+            _ => return Err(unknown(key)),
+        }
+    }
+    let known = &mut draft.config.client_addresses;
+    if let Some(address) = address {
+        if !family.fits(address) {
+            return Err(ValueError::Other(format!("Addr={address} is not of its Family")));
+        }
+        known.retain(|other| other.is_ipv4() != address.is_ipv4());
+        known.push(address);
+    }
+    Ok(())
+}
+
+/// Family=
+#[derive(Clone, Copy)]
+enum Family {
+    Any,
+    Inet,
+    Inet6,
+}
+
+impl Family {
+    fn parse(value: &str) -> Result<Family, ValueError> {
+        match value.to_ascii_lowercase().as_str() {
+            "inet" => Ok(Family::Inet),
+            "inet6" => Ok(Family::Inet6),
+            _ => Err(ValueError::Word { word: value::shown(value), allowed: "Family=inet, inet6" }),
+        }
+    }
+
+    fn fits(self, address: IpAddr) -> bool {
+        match self {
+            Family::Any => true,
+            Family::Inet => address.is_ipv4(),
+            Family::Inet6 => address.is_ipv6(),
+        }
+    }
+}
+
+fn pairs(text: &str) -> impl Iterator<Item = (Result<&str, ValueError>, &str)> {
+    text.split(',').map(str::trim).filter(|pair| !pair.is_empty()).map(|pair| {
+        match pair.split_once('=') {
+            Some((key, value)) => (Ok(key.trim()), value.trim()),
+            None => {
+                let shown = value::shown(pair);
+                (Err(ValueError::Other(format!("{shown:?} is not of the form Key=value"))), "")
+            }
+        }
+    })
+}
+
+fn unknown(key: &str) -> ValueError {
+    ValueError::Word {
+        word: value::shown(key),
+        allowed: "Name Port Addr Family Listen Modify InputMailFilters",
+    }
+}
+
+fn port(value: &str) -> Result<u16, ValueError> {
+    match value.to_ascii_lowercase().as_str() {
+        "smtp" => Ok(25),
+        "submission" => Ok(587),
+        "smtps" | "submissions" => Ok(465),
+        _ => Ok(value::number(value, 0, 65_535)? as u16),
+    }
+}
+
+fn listen_address(value: &str) -> Result<IpAddr, ValueError> {
+    match value {
+        "localhost" => Ok(Ipv4Addr::LOCALHOST.into()),
+        value => value::ip(value).ok_or_else(|| {
+            ValueError::Other(format!("{:?} is not an IP address", value::shown(value)))
+        }),
+    }
+}
+
+fn modify(daemon: &mut Daemon, value: &str, remarks: &mut Vec<String>) -> Result<(), ValueError> {
+    for letter in value.chars() {
+        match letter {
+            'O' => daemon.optional = true,
+            'E' => daemon.etrn = false,
+            'S' => daemon.starttls = false,
+            's' => {
+                let text = "modifier s (TLS from the first octet) is for a later version; the port stays closed";
+                return Err(ValueError::Other(text.into()));
+            }
+            'a' => {
+                let text =
+                    "modifier a (AUTH demanded) is for a later version; the port stays closed";
+                return Err(ValueError::Other(text.into()));
+            }
+            // What they ask for is what every port does: unqualified names are taken, nothing is canonified.
+            'A' | 'C' | 'u' => {}
+            'b' | 'c' | 'f' | 'r' => remarks.push(format!("modifier {letter} has no effect yet")),
+            _ => {
+                let word = letter.to_string();
+                return Err(ValueError::Word {
+                    word,
+                    allowed: "the modifiers a b c f r s u A C E O S",
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_port() {
+        let daemon = |text| daemon(text, &mut Vec::new());
+        let found = daemon("Port=2525, Addr=127.0.0.1, Name=MTA").unwrap();
+        assert_eq!(found, Daemon::at("MTA", "127.0.0.1:2525".parse().unwrap()));
+        let found = daemon("Family=inet6, Name=MTA-v6, M=OE, Listen=5").unwrap();
+        assert_eq!(found.address.to_string(), "[::]:25");
+        assert!(found.optional && !found.etrn && found.starttls && found.backlog == 5);
+        assert_eq!(daemon("p=submission,n=MSA").unwrap().address.port(), 587);
+        for bad in [
+            "Port",
+            "Port=x",
+            "Port=70000",
+            "Hue=red",
+            "Addr=::1,Family=inet",
+            "M=s",
+            "M=Ea",
+            "M=?",
+        ] {
+            assert!(daemon(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn says_what_it_does_not_use() {
+        let mut remarks = Vec::new();
+        daemon("Port=25, children=5, M=f", &mut remarks).unwrap();
+        assert_eq!(remarks.len(), 2);
+    }
+}

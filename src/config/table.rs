@@ -1,0 +1,533 @@
+//! The option table: every option of sendmail 8.18 and our own, with default, help and deed.
+//!
+//! The one place where an option is described: reader, command line, `--help=options` and the manual page use it.
+//! Those that do nothing here stand in [`super::idle`] with the reason.
+
+use std::path::PathBuf;
+
+use super::idle::{IDLE, LATER};
+use super::options::{Action, Draft, OptionSpec, Turn};
+use super::value::{self, Unit, ValueError};
+use super::{DeliveryMode, ErrorMode, NoRecipientAction, Privacy, SortOrder, ports, raw};
+use Action::{Flag, GiveUp, Limit, List, Number, Size, Text, Time, Wait, Warn};
+
+/// All options by subject.
+pub static SECTIONS: &[(&str, &[OptionSpec])] = &[
+    ("The queue", QUEUE),
+    ("Reports", REPORTS),
+    ("The server", SERVER),
+    ("The client", CLIENT),
+    ("Timeouts", TIMEOUTS),
+    ("Names and routing", ROUTING),
+    ("The command line", COMMAND),
+    ("The process", PROCESS),
+    ("Accepted, for a later version", LATER),
+    ("Accepted, without a meaning here", IDLE),
+];
+
+/// The largest number that counts things of one machine.
+const MANY: u64 = 1_000_000;
+/// The largest weight of a priority.
+const WEIGHT_MAX: u64 = 1 << 40;
+
+const fn opt(
+    name: &'static str,
+    letter: Option<char>,
+    default: &'static str,
+    action: Action,
+    help: &'static str,
+) -> OptionSpec {
+    OptionSpec { name, letter, default, help, safe: false, own: false, action }
+}
+
+/// One that an ordinary user may set.
+const fn user(
+    name: &'static str,
+    letter: Option<char>,
+    default: &'static str,
+    action: Action,
+    help: &'static str,
+) -> OptionSpec {
+    OptionSpec { name, letter, default, help, safe: true, own: false, action }
+}
+
+/// One of ours.
+const fn own(
+    name: &'static str,
+    default: &'static str,
+    action: Action,
+    help: &'static str,
+) -> OptionSpec {
+    OptionSpec { name, letter: None, default, help, safe: false, own: true, action }
+}
+
+#[rustfmt::skip] // one option per paragraph, its help last
+static QUEUE: &[OptionSpec] = &[
+    opt("QueueDirectory", Some('Q'), "", Text("directory", queue_directory),
+        "Where the queue is: the files of the store and the control socket. Each directory is a queue of its own with its own daemon. Default /var/spool/kvmta for root or where it exists, else kvmta in the user's state directory."),
+    user("DeliveryMode", Some('d'), "background", Text("i, b, q or d", delivery_mode),
+        "When a message from the command line is tried: i(nteractive) before the command returns, b(ackground) at once, q(ueue) at the next queue run, d(eferred) like q."),
+    user("MinQueueAge", None, "0", Time(Unit::Minutes, |d| &mut d.config.min_queue_age),
+        "A message is not tried again sooner than this after its last attempt. New messages and runs with -qI -qR -qS -qQ do not wait."),
+    opt("MaxQueueAge", None, "0", Limit(|d| &mut d.config.max_queue_age),
+        "When set, the wait after an attempt is the time the message had already been waiting, but at most this: retries thin out as the message ages."),
+    user("QueueSortOrder", None, "priority", Text("word", queue_sort_order),
+        "The order of messages due at once: priority, host, time, filename, modification, random, none, shuffle. The first letter is enough."),
+    user("MaxQueueRunSize", None, "0", Number(0, u64::MAX, |d, n| d.config.queue_run_size_max = (n > 0).then_some(n)),
+        "Messages in one queue run and rows in one listing; 0 for all."),
+    opt("MaxQueueChildren", None, "0", Number(0, 10_000, |d, n| if n > 0 { d.config.concurrency_max = n as usize }),
+        "As DeliveryConcurrency, under sendmail's name; 0 leaves that alone."),
+    own("DeliveryConcurrency", "200", Number(1, 10_000, |d, n| d.config.concurrency_max = n as usize),
+        "Deliveries under way at once, over all destinations."),
+    own("DestinationConcurrency", "20", Number(1, 10_000, |d, n| d.config.destination_concurrency_max = n as usize),
+        "Deliveries under way at once to one destination; the real number grows with success and shrinks with failure."),
+    opt("SingleThreadDelivery", None, "false", Flag(|d| &mut d.single_thread),
+        "One delivery at a time to each destination."),
+    own("MaxActiveJobs", "20000", Number(100, MANY, |d, n| d.config.active_jobs_max = n as usize),
+        "Jobs held in memory at most; all others wait in the store."),
+    user("CheckpointInterval", Some('C'), "10", Number(1, MANY, |d, n| d.config.checkpoint_interval = n as usize),
+        "After this many delivered recipients of one message the progress is made durable."),
+    own("MaxUnsettled", "200", Number(1, 10_000, |d, n| d.config.max_unsettled = n as usize),
+        "Deliveries that may be done and not yet recorded: as many recipients at most can get a message twice after a power cut."),
+    opt("MinFreeBlocks", Some('b'), "100", Text("blocks[/max message size]", min_free_blocks),
+        "Free blocks of 4096 octets below which the server takes no mail (452)."),
+    opt("HostStatusDirectory", None, "", Text("any text", host_status),
+        "When set, plain queue runs do not try hosts that failed within Timeout.hoststatus. The status lives in the store; the directory itself is not used."),
+    opt("PersistentHostStatus", None, "", Text("any text", |d, v| { d.remarks.push("the name is HostStatusDirectory".into()); host_status(d, v) }),
+        "A name for HostStatusDirectory found in some texts."),
+    opt("ClassFactor", Some('z'), "1800", Number(0, WEIGHT_MAX, |d, n| d.config.priority.class = n as i64),
+        "How much Precedence: counts in a message's priority."),
+    opt("RecipientFactor", Some('y'), "30000", Number(0, WEIGHT_MAX, |d, n| d.config.priority.recipient = n as i64),
+        "How much each recipient lowers a message's priority."),
+    opt("RetryFactor", Some('Z'), "90000", Number(0, WEIGHT_MAX, |d, n| d.config.priority.retry = n as i64),
+        "How much each attempt lowers a message's priority."),
+    opt("QueueFactor", Some('q'), "600000", Number(0, WEIGHT_MAX, |d, n| d.config.priority.queue = n as i64),
+        "Above QueueLA a message waits when its priority is over QueueFactor / (load - QueueLA + 1)."),
+    opt("QueueLA", Some('x'), "", Number(0, 100_000, |d, n| d.config.load.queue = Some(n as u32)),
+        "Load average from which mail is queued and not tried. Default eight per processor."),
+    own("IncomingSize", "256M", Size(|d, n| d.config.incoming_size = n),
+        "Octets of mail not yet tried that may take the short way through the store."),
+    own("BodyGenerationSize", "1G", Size(|d, n| d.config.body_generation_size = n.max(1 << 20)),
+        "Octets after which a body file is full and a new one begins."),
+    own("DbCacheSize", "64M", Size(|d, n| d.config.db_cache_size = usize::try_from(n).unwrap_or(usize::MAX).max(1 << 20)),
+        "Octets of page cache over all files of the store."),
+];
+
+#[rustfmt::skip]
+static REPORTS: &[OptionSpec] = &[
+    opt("Timeout.queuereturn", None, "5d", GiveUp(|d| &mut d.config.queue_timeouts),
+        "How long a message is tried before its sender is told that it failed. 0 is one last attempt, now is none."),
+    opt("Timeout.queuereturn.normal", None, "5d", GiveUp(|d| &mut d.config.queue_timeouts[..1]),
+        "The same for ordinary messages alone."),
+    opt("Timeout.queuereturn.urgent", None, "5d", GiveUp(|d| &mut d.config.queue_timeouts[1..2]),
+        "For urgent ones: Priority: urgent, or Precedence: above 0."),
+    opt("Timeout.queuereturn.non-urgent", None, "5d", GiveUp(|d| &mut d.config.queue_timeouts[2..3]),
+        "For non-urgent ones: Priority: non-urgent, or Precedence: below 0."),
+    opt("Timeout.queuereturn.dsn", None, "5d", GiveUp(|d| &mut d.config.queue_timeouts[3..]),
+        "For reports."),
+    opt("Timeout.queuewarn", None, "", Warn(|d| &mut d.config.queue_timeouts),
+        "How long until the sender is warned that a message is still waiting; 0 never. Default 4h, never for reports."),
+    opt("Timeout.queuewarn.normal", None, "4h", Warn(|d| &mut d.config.queue_timeouts[..1]),
+        "The same for ordinary messages alone."),
+    opt("Timeout.queuewarn.urgent", None, "4h", Warn(|d| &mut d.config.queue_timeouts[1..2]),
+        "For urgent ones."),
+    opt("Timeout.queuewarn.non-urgent", None, "4h", Warn(|d| &mut d.config.queue_timeouts[2..3]),
+        "For non-urgent ones."),
+    opt("Timeout.queuewarn.dsn", None, "0", Warn(|d| &mut d.config.queue_timeouts[3..]),
+        "For reports, which are never warned about."),
+    opt("QueueTimeout", Some('T'), "", Text("days[/hours]", queue_timeout),
+        "Old form of Timeout.queuereturn and Timeout.queuewarn: 5d/4h."),
+    opt("DoubleBounceAddress", None, "postmaster", Text("address", |d, v| { d.config.double_bounce_address = address(v)?; Ok(()) }),
+        "Who gets a report that could not be delivered; empty drops it."),
+    opt("PostmasterCopy", Some('P'), "", Text("address", |d, v| { d.config.postmaster_copy = address(v)?; Ok(()) }),
+        "Who gets a copy, header only, of every failure report."),
+    own("BounceSizeLimit", "50000", Size(|d, n| d.config.bounce_size_limit = n.min(1 << 20) as usize),
+        "Octets up to which a report carries the whole message; of a larger one it carries the header. At most 1M."),
+    opt("ErrorHeader", Some('E'), "", Text("text", |d, v| { d.config.error_header = text(v); Ok(()) }),
+        "Text at the top of every failure report, or the file (/path) it is in."),
+    opt("SoftBounce", None, "false", Flag(|d| &mut d.config.soft_bounce),
+        "Permanent refusals are treated as temporary, both ways: for trying out a configuration without losing mail."),
+];
+
+#[rustfmt::skip]
+static SERVER: &[OptionSpec] = &[
+    opt("DaemonPortOptions", Some('O'), "", List("Key=value, ...", daemon_ports),
+        "A port to listen on: Port=25, Addr=127.0.0.1, Family=inet6, Name=MTA, Listen=511, Modify=O (may fail) E (no ETRN) S (no STARTTLS). May be repeated. Default port 25 of all addresses for the system's queue, and 127.0.0.1 port 2525 for any other QueueDirectory."),
+    opt("MaxMessageSize", None, "0", Size(|d, n| d.config.limits.message_size = n),
+        "Largest message taken, offered as SIZE; 0 for no limit."),
+    user("MaxRecipientsPerMessage", None, "0", Number(0, MANY, |d, n| d.config.limits.recipients = n as u32),
+        "Recipients of one message after which RCPT is answered 452; 0 for no limit."),
+    opt("MaxHeadersLength", None, "2M", Size(|d, n| d.config.limits.headers_length = n),
+        "Octets of header above which a message is refused."),
+    opt("MaxHopCount", Some('h'), "100", Number(1, 10_000, |d, n| d.config.limits.hops = n as u32),
+        "Received: lines above which a message is refused as looping."),
+    opt("MaxDaemonChildren", None, "0", Number(0, MANY, |d, n| d.config.limits.sessions = n as usize),
+        "Sessions at once from all clients; 0 for the built-in bound."),
+    own("MaxSessionsPerClient", "0", Number(0, MANY, |d, n| d.config.limits.sessions_per_client = n as usize),
+        "Sessions at once from one address, loopback excepted; 0 for no limit."),
+    opt("ConnectionRateThrottle", None, "0", Number(0, MANY, |d, n| d.config.limits.connections_per_second = n as u32),
+        "Connections taken in a second, the rest wait; 0 for no limit."),
+    user("BadRcptThrottle", None, "0", Number(0, MANY, |d, n| d.config.limits.bad_recipients = n as u32),
+        "Refused recipients of one session after which each further one waits a second; 0 never."),
+    opt("MaxNOOPCommands", None, "20", Number(0, MANY, |d, n| d.config.limits.noop_commands = n as u32),
+        "Commands that do nothing (NOOP, VRFY...) after which each further one waits."),
+    own("MaxBadCommands", "25", Number(1, MANY, |d, n| d.config.limits.bad_commands = n as u32),
+        "Commands not understood after which the session is closed with 421."),
+    own("MaxCommandLine", "2048", Number(512, 65_536, |d, n| d.config.limits.command_line = n as usize),
+        "Octets of a command line, the end included."),
+    own("SessionTime", "24h", Wait(|d| &mut d.config.limits.session_time),
+        "How long a session may last in all."),
+    user("AllowBogusHELO", None, "false", Flag(|d| &mut d.config.allow_bogus_helo),
+        "EHLO with a name that is none is taken."),
+    user("PrivacyOptions", Some('p'), "authwarnings", List("words", privacy),
+        "What is kept from clients and users: public needmailhelo needexpnhelo needvrfyhelo noexpn novrfy noverb noetrn restrictmailq restrictqrun restrictexpand noreceipts nobodyreturn authwarnings noactualrecipient goaway. Words add up, those of file and command line together."),
+    opt("ServerCertFile", None, "", Text("path", |d, v| { d.server_cert = path(v)?; Ok(()) }),
+        "Certificate chain in PEM; with ServerKeyFile it makes the server offer STARTTLS."),
+    opt("ServerKeyFile", None, "", Text("path", |d, v| { d.server_key = path(v)?; Ok(()) }),
+        "Its private key in PEM."),
+    opt("RefuseLA", Some('X'), "", Number(0, 100_000, |d, n| d.config.load.refuse = Some(n as u32)),
+        "Load average from which connections are refused; 0 never. Default twelve per processor."),
+    opt("DelayLA", None, "0", Number(0, 100_000, |d, n| d.config.load.delay = n as u32),
+        "Load average from which each command waits a second; 0 never."),
+];
+
+#[rustfmt::skip]
+static CLIENT: &[OptionSpec] = &[
+    opt("ConnectionCacheSize", Some('k'), "100", Number(0, 10_000, |d, n| d.config.connection_cache_size = n as usize),
+        "Idle connections to other hosts kept for the next message, over all hosts."),
+    opt("ConnectionCacheTimeout", Some('K'), "5m", Time(Unit::Minutes, |d| &mut d.config.connection_cache_timeout),
+        "How long an idle connection is kept."),
+    opt("HeloName", None, "", Text("name", |d, v| { d.config.helo_name = text(v); Ok(()) }),
+        "What our client calls itself. Default the host name."),
+    opt("ClientPortOptions", None, "", List("Key=value, ...", |d, v, turn| ports::client(d, v, turn.first)),
+        "Addr=address our connections come from; once for each Family."),
+    opt("ConnectOnlyTo", None, "", Text("[port@]address", connect_only_to),
+        "Every outgoing connection goes there, whatever routing says: for tests."),
+    own("SmtpPort", "25", Number(1, 65_535, |d, n| d.config.smtp_port = n as u16),
+        "The port of other hosts."),
+    own("NameServers", "", List("[address]:port ...", name_servers),
+        "DNS servers to ask. Default those of the system."),
+];
+
+#[rustfmt::skip]
+static TIMEOUTS: &[OptionSpec] = &[
+    opt("Timeout", Some('r'), "", Text("[name:]time, ...", old_timeouts),
+        "Old form: a time alone sets mail, rcpt, datainit, datablock, datafinal and command; name:time sets one."),
+    opt("Timeout.initial", None, "5m", Wait(|d| &mut d.config.timeouts.initial), "Client: the greeting."),
+    opt("Timeout.connect", None, "2m", Wait(|d| &mut d.config.timeouts.connect), "Client: the connection."),
+    opt("Timeout.iconnect", None, "30s", Wait(|d| &mut d.config.timeouts.iconnect), "Client: the connection at a message's first attempt."),
+    opt("Timeout.aconnect", None, "0", Limit(|d| &mut d.config.timeouts.aconnect), "Client: all hosts of a destination together; 0 for no limit."),
+    opt("Timeout.helo", None, "5m", Wait(|d| &mut d.config.timeouts.helo), "Client: the reply to EHLO."),
+    opt("Timeout.mail", None, "10m", Wait(|d| &mut d.config.timeouts.mail), "Client: the reply to MAIL."),
+    opt("Timeout.rcpt", None, "1h", Wait(|d| &mut d.config.timeouts.rcpt), "Client: the reply to RCPT."),
+    opt("Timeout.datainit", None, "5m", Wait(|d| &mut d.config.timeouts.datainit), "Client: the reply to DATA."),
+    opt("Timeout.datablock", None, "1h", Wait(|d| &mut d.config.timeouts.datablock), "Both: the next block of a message."),
+    opt("Timeout.datafinal", None, "1h", Wait(|d| &mut d.config.timeouts.datafinal), "Client: the reply to the final dot. A short time makes duplicates."),
+    opt("Timeout.rset", None, "5m", Wait(|d| &mut d.config.timeouts.rset), "Client: the reply to RSET."),
+    opt("Timeout.quit", None, "2m", Wait(|d| &mut d.config.timeouts.quit), "Client: the reply to QUIT."),
+    opt("Timeout.misc", None, "2m", Wait(|d| &mut d.config.timeouts.misc), "Client: the replies to NOOP and the like."),
+    opt("Timeout.lhlo", None, "2m", Wait(|d| &mut d.config.timeouts.lhlo), "Client: the reply to LHLO."),
+    opt("Timeout.starttls", None, "1h", Wait(|d| &mut d.config.timeouts.starttls), "Both: the TLS handshake."),
+    opt("Timeout.command", None, "5m", Wait(|d| &mut d.config.timeouts.command), "Server: the next command."),
+    opt("Timeout.hoststatus", None, "30m", Time(Unit::Minutes, |d| &mut d.config.timeouts.hoststatus), "How long a host's trouble is remembered."),
+];
+
+#[rustfmt::skip]
+static ROUTING: &[OptionSpec] = &[
+    own("SmartHost", "", Text("[host]:port or domain", |d, v| { d.config.smart_host = hop(v)?; Ok(()) }),
+        "Where all mail that is not local goes. In brackets the host itself, without them its MX. A DS line does the same."),
+    own("LocalRelay", "", Text("host, or lmtp:host, or lmtp:/path", local_relay),
+        "Where mail for local names goes: by SMTP, or by LMTP over TCP or a Unix socket."),
+    own("RelayNetworks", "127.0.0.0/8 ::1", List("networks", relay_networks),
+        "Clients that may send to any domain. Replaces the default, so name loopback too. Domains we relay for stand in class R."),
+    opt("FallbackMXhost", Some('V'), "", Text("host", |d, v| { d.config.fallback_mx_host = hop(v)?; Ok(()) }),
+        "Tried after the last MX host of every domain."),
+    opt("FallbackSmartHost", None, "", Text("host", |d, v| { d.config.fallback_smart_host = hop(v)?; Ok(()) }),
+        "Where mail goes whose domain is not found."),
+    opt("TryNullMXList", Some('w'), "false", Flag(|d| &mut d.config.try_null_mx_list),
+        "When the best MX of a domain is this host, its address is tried."),
+];
+
+#[rustfmt::skip]
+static COMMAND: &[OptionSpec] = &[
+    user("ErrorMode", Some('e'), "print", Text("p, q, m, w or e", error_mode),
+        "How a failed submission is told: p(rint) on standard error, q(uiet) by exit status alone, m(ail), w(rite) to the terminal, e mail and exit status 0."),
+    user("IgnoreDots", Some('i'), "false", Flag(|d| &mut d.config.ignore_dots),
+        "A line with a dot alone does not end the message on standard input (-i)."),
+    user("SaveFromLine", Some('f'), "false", Flag(|d| &mut d.config.save_from_line),
+        "A `From ` line before the header is kept (-s)."),
+    user("NoRecipientAction", None, "none", Text("word", no_recipient_action),
+        "What a message without a recipient in its header gets: none, add-to, add-apparently-to, add-bcc, add-to-undisclosed."),
+    user("Verbose", Some('v'), "false", Flag(|d| &mut d.config.verbose),
+        "The SMTP dialogue on standard output, and DeliveryMode=i (-v)."),
+];
+
+#[rustfmt::skip]
+static PROCESS: &[OptionSpec] = &[
+    user("LogLevel", Some('L'), "9", Number(0, 99, |d, n| d.config.log_level = n as u8),
+        "How much is logged: 0 trouble alone, 9 every delivery and deferral, above 10 for debugging."),
+    opt("Macro", Some('M'), "", Text("Xvalue", |d, v| { let (name, value) = raw::name(v); d.macros.insert(name, value.to_owned()); Ok(()) }),
+        "Defines the macro X, as a D line does."),
+    opt("PidFile", None, "", Text("path", |d, v| { d.config.pid_file = path(v)?; Ok(()) }),
+        "Where the daemon writes its process number and command line."),
+    opt("RunAsUser", None, "", Text("user[:group]", |d, v| { d.config.run_as_user = text(v); Ok(()) }),
+        "Who the daemon becomes after it has bound its ports as root."),
+    opt("TrustedUser", None, "", Text("user", |d, v| { d.config.trusted_user = text(v); Ok(()) }),
+        "Who besides root and the daemon's user may run the daemon and change the queue."),
+];
+
+/// None for nothing.
+fn text(value: &str) -> Option<String> {
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
+/// None for nothing; a relative path would depend on where the command was given.
+fn path(value: &str) -> Result<Option<PathBuf>, ValueError> {
+    match value {
+        "" => Ok(None),
+        value if value.starts_with('/') => Ok(Some(value.into())),
+        value => Err(ValueError::Other(format!("{:?} does not begin with /", value::shown(value)))),
+    }
+}
+
+fn hop(value: &str) -> Result<Option<String>, ValueError> {
+    if value.is_empty() { Ok(None) } else { value::next_hop(value).map(Some) }
+}
+
+fn address(value: &str) -> Result<Option<crate::mail::address::Address>, ValueError> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    value.parse().map(Some).map_err(|error| {
+        ValueError::Other(format!("{:?} is no address: {error}", value::shown(value)))
+    })
+}
+
+fn word(value: &str, allowed: &'static str) -> ValueError {
+    ValueError::Word { word: value::shown(value), allowed }
+}
+
+fn first_letter(value: &str) -> Option<char> {
+    value.chars().next().map(|c| c.to_ascii_lowercase())
+}
+
+fn queue_directory(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    let directory = match value.rsplit_once('/') {
+        Some((parent, last)) if last.contains('*') => {
+            draft.remarks.push(format!("one store serves for {value}: it is in {parent}"));
+            parent
+        }
+        _ => value,
+    };
+    match path(directory)? {
+        Some(path) => draft.config.queue_directory = path,
+        None => return Err(ValueError::Other("a directory is needed".into())),
+    }
+    Ok(())
+}
+
+fn delivery_mode(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    draft.config.delivery_mode = match first_letter(value) {
+        None | Some('i') => DeliveryMode::Interactive,
+        Some('b') => DeliveryMode::Background,
+        Some('q') => DeliveryMode::Queue,
+        Some('d') => DeliveryMode::Deferred,
+        Some(_) => return Err(word(value, "i b q d")),
+    };
+    Ok(())
+}
+
+fn error_mode(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    draft.config.error_mode = match first_letter(value) {
+        Some('p') => ErrorMode::Print,
+        Some('q') => ErrorMode::Quiet,
+        Some('m') => ErrorMode::Mail,
+        Some('w') => ErrorMode::Write,
+        Some('e') => ErrorMode::Berknet,
+        _ => return Err(word(value, "p q m w e")),
+    };
+    Ok(())
+}
+
+fn queue_sort_order(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    draft.config.queue_sort_order = match first_letter(value) {
+        Some('p') => SortOrder::Priority,
+        Some('h') => SortOrder::Host,
+        Some('t') => SortOrder::Time,
+        Some('f') => SortOrder::FileName,
+        Some('m') => SortOrder::Modification,
+        Some('r') => SortOrder::Random,
+        Some('n') => SortOrder::None,
+        Some('s') => SortOrder::Shuffle,
+        _ => {
+            return Err(word(
+                value,
+                "priority host time filename modification random none shuffle",
+            ));
+        }
+    };
+    Ok(())
+}
+
+fn no_recipient_action(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    draft.config.no_recipient_action = match value.to_ascii_lowercase().as_str() {
+        "none" => NoRecipientAction::None,
+        "add-to" => NoRecipientAction::AddTo,
+        "add-apparently-to" => NoRecipientAction::AddApparentlyTo,
+        "add-bcc" => NoRecipientAction::AddBcc,
+        "add-to-undisclosed" => NoRecipientAction::AddToUndisclosed,
+        _ => {
+            return Err(word(value, "none add-to add-apparently-to add-bcc add-to-undisclosed"));
+        }
+    };
+    Ok(())
+}
+
+fn host_status(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    draft.config.host_status = !value.is_empty();
+    Ok(())
+}
+
+fn min_free_blocks(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    /// A block of any file system of today.
+    const BLOCK: u64 = 4096;
+    let (blocks, size) = value.split_once('/').map_or((value, None), |(b, s)| (b, Some(s)));
+    let blocks = value::number(blocks, 0, u64::MAX / BLOCK)?;
+    if let Some(size) = size {
+        draft.config.limits.message_size = value::size(size)?;
+    }
+    draft.config.min_free_octets = blocks * BLOCK;
+    Ok(())
+}
+
+fn queue_timeout(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    let (give_up, warn) = value.split_once('/').map_or((value, None), |(g, w)| (g, Some(w)));
+    let turn = Turn { first: true, command_line: false };
+    let give_up_option = GiveUp(|d| &mut d.config.queue_timeouts);
+    opt("", None, "", give_up_option, "").set(draft, give_up, turn)?;
+    match warn {
+        Some(warn) => {
+            opt("", None, "", Warn(|d| &mut d.config.queue_timeouts), "").set(draft, warn, turn)
+        }
+        None => Ok(()),
+    }
+}
+
+fn old_timeouts(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    let turn = Turn { first: true, command_line: false };
+    for part in value.split([',', ' ']).filter(|part| !part.is_empty()) {
+        let (names, time): (&[&str], &str) = match part.split_once([':', '=']) {
+            Some((name, time)) => (&[name], time),
+            None => (&["mail", "rcpt", "datainit", "datablock", "datafinal", "command"], part),
+        };
+        for name in names {
+            let (option, _) = super::options::find(&format!("Timeout.{name}"))
+                .map_err(|error| ValueError::Other(error.to_string()))?;
+            option.set(draft, time, turn)?;
+        }
+    }
+    Ok(())
+}
+
+fn privacy(draft: &mut Draft, value: &str, turn: Turn) -> Result<(), ValueError> {
+    // The words of the command line come on top of those of the file: nobody takes a refusal back.
+    if turn.first && !turn.command_line {
+        draft.config.privacy = Privacy::default();
+    }
+    let p = &mut draft.config.privacy;
+    let mut unknown = Vec::new();
+    for word in value.split([',', ' ', '\t']).filter(|word| !word.is_empty()) {
+        match word.to_ascii_lowercase().as_str() {
+            "public" => {}
+            "needmailhelo" => p.needmailhelo = true,
+            "needvrfyhelo" => p.needvrfyhelo = true,
+            "needexpnhelo" => p.needexpnhelo = true,
+            "noexpn" => (p.noexpn, p.noverb) = (true, true),
+            "novrfy" => p.novrfy = true,
+            "noverb" => p.noverb = true,
+            "noetrn" => p.noetrn = true,
+            "restrictmailq" => p.restrictmailq = true,
+            "restrictqrun" => p.restrictqrun = true,
+            "restrictexpand" => p.restrictexpand = true,
+            "noreceipts" => p.noreceipts = true,
+            "nobodyreturn" => p.nobodyreturn = true,
+            "authwarnings" => p.authwarnings = true,
+            "noactualrecipient" => p.noactualrecipient = true,
+            "goaway" => {
+                (p.needmailhelo, p.needexpnhelo, p.needvrfyhelo) = (true, true, true);
+                (p.noexpn, p.novrfy, p.noverb) = (true, true, true);
+                (p.authwarnings, p.noactualrecipient) = (true, true);
+            }
+            _ => unknown.push(value::shown(word)),
+        }
+    }
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    Err(word(&unknown.join(" "), "the words of PrivacyOptions; the other words hold"))
+}
+
+fn daemon_ports(draft: &mut Draft, value: &str, turn: Turn) -> Result<(), ValueError> {
+    /// Ports one daemon listens on: sendmail's bound, and more than anybody has.
+    const DAEMONS_MAX: usize = 10;
+    draft.ports_named = true;
+    if turn.first {
+        draft.config.daemons.clear();
+    }
+    let daemon = ports::daemon(value, &mut draft.remarks)?;
+    let daemons = &mut draft.config.daemons;
+    if daemons.len() == DAEMONS_MAX {
+        return Err(ValueError::Other(format!("more than {DAEMONS_MAX} ports")));
+    }
+    daemons.push(daemon);
+    Ok(())
+}
+
+fn connect_only_to(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    let (port, address) = value.split_once('@').unwrap_or(("25", value));
+    let port = value::number(port, 1, 65_535)? as u16;
+    draft.config.connect_only_to = match value {
+        "" => None,
+        _ => Some(value::socket(address, port)?),
+    };
+    Ok(())
+}
+
+fn name_servers(draft: &mut Draft, value: &str, turn: Turn) -> Result<(), ValueError> {
+    /// More are never asked.
+    const SERVERS_MAX: usize = 8;
+    let known = &mut draft.config.name_servers;
+    if turn.first {
+        known.clear();
+    }
+    for word in words(value) {
+        known.push(value::socket(word, 53)?);
+    }
+    known.truncate(SERVERS_MAX);
+    Ok(())
+}
+
+fn relay_networks(draft: &mut Draft, value: &str, turn: Turn) -> Result<(), ValueError> {
+    let known = &mut draft.config.relay_networks;
+    if turn.first {
+        known.clear();
+    }
+    for word in words(value) {
+        known.push(value::network(word)?);
+    }
+    Ok(())
+}
+
+fn words(value: &str) -> impl Iterator<Item = &str> {
+    value.split([',', ' ', '\t']).filter(|word| !word.is_empty())
+}
+
+fn local_relay(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    draft.config.local_relay = match value.strip_prefix("lmtp:") {
+        _ if value.is_empty() => None,
+        Some(socket) if socket.starts_with('/') => Some(value.to_owned()),
+        Some(host) => Some(format!("lmtp:{}", value::next_hop(host)?)),
+        None => Some(value::next_hop(value)?),
+    };
+    Ok(())
+}
