@@ -50,3 +50,4 @@ pub mod config;
 pub mod mail;
 pub mod smtp;
 pub mod store;
+pub mod world;
