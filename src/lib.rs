@@ -48,6 +48,7 @@
 
 pub mod config;
 pub mod mail;
+pub mod route;
 pub mod smtp;
 pub mod store;
 pub mod world;
