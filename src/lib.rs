@@ -48,6 +48,7 @@
 
 pub mod config;
 pub mod mail;
+pub mod maillog;
 pub mod route;
 pub mod smtp;
 pub mod store;
