@@ -46,6 +46,7 @@
 //! - Decide in a pure function, apply in one transaction: [`settle::decide`] and [`store::Store::settle`].
 //! - Every queue, cache, buffer and loop has a limit with a name and a reason.
 
+pub mod accept;
 pub mod config;
 pub mod mail;
 pub mod maillog;

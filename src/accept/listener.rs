@@ -1,0 +1,247 @@
+//! Listening sockets: connections are taken inside the limits, and each becomes a session.
+//!
+//! Over a limit a connection is answered with 421 and closed; over the rate it waits in the kernel's queue
+//! (ConnectionRateThrottle: clients wait, none is refused). At the end the sockets are closed first, then sessions
+//! have [`STOP_WAIT`] to finish what they are at.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::{Acceptor, Caller, Event};
+use crate::config::Daemon;
+
+/// Sessions at once when MaxDaemonChildren says none: some 10 KiB each, and a descriptor.
+pub const SESSIONS_MAX: usize = 10_000;
+/// Connections that may wait in the kernel to be taken, at least: bursts are normal, and waiting is better than a
+/// lost SYN.
+const BACKLOG_MIN: u32 = 1024;
+/// How long sessions may take to finish when the daemon stops.
+pub const STOP_WAIT: Duration = Duration::from_secs(30);
+/// How long to wait when the machine has no descriptor or memory for a connection.
+const SHORTAGE_WAIT: Duration = Duration::from_millis(100);
+
+/// One listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    daemon: String,
+}
+
+impl Listener {
+    /// Listens as DaemonPortOptions says: a socket for [`Listener::inherited`], made while there still is the right to.
+    ///
+    /// # Errors
+    /// What the system says: address in use, permission denied.
+    pub fn bind(daemon: &Daemon) -> io::Result<std::net::TcpListener> {
+        let socket =
+            Socket::new(Domain::for_address(daemon.address), Type::STREAM, Some(Protocol::TCP))?;
+        // A restart must not wait for connections of the old daemon to time out.
+        socket.set_reuse_address(true)?;
+        if daemon.address.is_ipv6() {
+            // `[::]` and `0.0.0.0` are two sockets, whatever the system's default is.
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&daemon.address.into())?;
+        let backlog = i32::try_from(daemon.backlog.max(BACKLOG_MIN)).unwrap_or(i32::MAX);
+        socket.listen(backlog)?;
+        Ok(socket.into())
+    }
+
+    /// Takes a socket that listens already: from a supervisor, or bound before rights were dropped. Inside a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch it.
+    pub fn inherited(socket: std::net::TcpListener, daemon: String) -> io::Result<Listener> {
+        socket.set_nonblocking(true)?;
+        Ok(Listener { socket: TcpListener::from_std(socket)?, daemon })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+}
+
+/// Sessions by client; only clients that have one.
+type PerClient = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// The sessions of all listeners, counted.
+pub struct Sessions {
+    slots: Arc<Semaphore>,
+    total: u32,
+    per_client: PerClient,
+    rate: tokio::sync::Mutex<Rate>,
+}
+
+/// Connections taken in the present second.
+struct Rate {
+    second: Instant,
+    taken: u32,
+}
+
+/// A session's place among the others; gives it back when dropped.
+struct Place {
+    _slot: OwnedSemaphorePermit,
+    client: Option<(IpAddr, PerClient)>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some((address, counts)) = &self.client else { return };
+        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(address);
+            }
+        }
+    }
+}
+
+impl Sessions {
+    /// None yet; `limit` at once (MaxDaemonChildren), 0 for [`SESSIONS_MAX`].
+    pub fn new(limit: usize) -> Sessions {
+        let total = if limit == 0 { SESSIONS_MAX } else { limit.min(u32::MAX as usize) };
+        Sessions {
+            slots: Arc::new(Semaphore::new(total)),
+            total: u32::try_from(total).unwrap_or(u32::MAX),
+            per_client: Arc::default(),
+            rate: tokio::sync::Mutex::new(Rate { second: Instant::now(), taken: 0 }),
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.total as usize - self.slots.available_permits()
+    }
+
+    /// A place for a client, or why there is none.
+    fn enter(&self, acceptor: &Acceptor, address: IpAddr) -> Result<Place, &'static str> {
+        let slot = Arc::clone(&self.slots)
+            .try_acquire_owned()
+            .map_err(|_| "Too many connections; try again later")?;
+        let limit = acceptor.config.limits.sessions_per_client;
+        if limit == 0 || acceptor.is_relay_client(address) {
+            return Ok(Place { _slot: slot, client: None });
+        }
+        let mut counts = self.per_client.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= limit {
+            return Err("Too many open connections.");
+        }
+        *count += 1;
+        Ok(Place { _slot: slot, client: Some((address, Arc::clone(&self.per_client))) })
+    }
+
+    /// Waits until another connection may be taken under ConnectionRateThrottle.
+    async fn throttle(&self, per_second: u32) {
+        if per_second == 0 {
+            return;
+        }
+        let mut rate = self.rate.lock().await;
+        if rate.taken >= per_second {
+            let next = rate.second + Duration::from_secs(1);
+            sleep_until(next).await;
+        }
+        let now = Instant::now();
+        if now >= rate.second + Duration::from_secs(1) {
+            *rate = Rate { second: now, taken: 0 };
+        }
+        rate.taken += 1;
+    }
+
+    /// Waits until every session has ended, at most [`STOP_WAIT`]: how many have not.
+    pub async fn finish(&self) -> usize {
+        // All places at once are there only when no session holds one.
+        let all = self.slots.acquire_many(self.total);
+        match timeout(STOP_WAIT, all).await {
+            Ok(_) => 0,
+            Err(_) => self.count(),
+        }
+    }
+}
+
+/// Takes connections of `listener` until `stop` turns true or its sender is gone. Each connection is a session under
+/// the acceptor that `acceptor` holds at that moment, so a reload acts on new sessions. Sessions outlive this call:
+/// [`Sessions::finish`] waits for them.
+pub async fn serve(
+    listener: Listener,
+    acceptor: watch::Receiver<Arc<Acceptor>>,
+    sessions: Arc<Sessions>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let session_stop = stop.clone();
+    loop {
+        let taken = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return,
+            taken = listener.socket.accept() => taken,
+        };
+        let acceptor = Arc::clone(&acceptor.borrow());
+        match taken {
+            Ok((stream, address)) => {
+                let stop = session_stop.clone();
+                take(stream, address, &listener.daemon, &acceptor, &sessions, stop);
+                let rate = acceptor.config.limits.connections_per_second;
+                tokio::select! {
+                    _ = stop_of(&session_stop) => return,
+                    () = sessions.throttle(rate) => {}
+                }
+            }
+            // The client gave up before it was its turn.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                let (daemon, why) = (listener.daemon.as_str(), error.to_string());
+                acceptor.tell(Event::TurnedAway { address: None, daemon, why: &why });
+                sleep(SHORTAGE_WAIT).await;
+            }
+        }
+    }
+}
+
+async fn stop_of(stop: &watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    let _ = stop.clone().wait_for(|stop| *stop).await;
+}
+
+/// Makes a session of a connection, or turns it away.
+fn take(
+    stream: TcpStream,
+    address: SocketAddr,
+    daemon: &str,
+    acceptor: &Arc<Acceptor>,
+    sessions: &Sessions,
+    stop: watch::Receiver<bool>,
+) {
+    let address = address.ip().to_canonical();
+    let place = match sessions.enter(acceptor, address) {
+        Ok(place) => place,
+        Err(why) => {
+            acceptor.tell(Event::TurnedAway { address: Some(address), daemon, why });
+            let text = format!("421 4.3.2 {} {why}\r\n", acceptor.config.host_name);
+            // A fresh connection has room for one line; whoever cannot take it is turned away all the same.
+            let _ = stream.try_write(text.as_bytes());
+            return;
+        }
+    };
+    // Replies are written whole; waiting for more to send would only delay them. An error shows at the first write.
+    let _ = stream.set_nodelay(true);
+    let caller =
+        Caller { address: Some(address), local_name: String::new(), daemon: daemon.to_owned() };
+    let acceptor = Arc::clone(acceptor);
+    tokio::spawn(async move {
+        let _place = place;
+        acceptor.session(Box::new(stream), caller, stop).await;
+    });
+}

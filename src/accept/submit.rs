@@ -1,0 +1,357 @@
+//! A message from a local program: the sendmail command, by way of the control socket.
+//!
+//! The command's words (`-f`, `-t`, recipients...) and its bytes become an envelope and a message of RFC 5322, and then
+//! there is one way in: `Intake::accept`. Nothing is taken before it is durable. Who submits is known from the peer
+//! credentials; what the message claims about its sender is not refused, but marked (sendmail: authwarnings).
+//!
+//! Memory: the header is held whole, up to MaxHeadersLength; the body streams through.
+
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+
+use super::local_header::{HeaderEnd, LocalHeader, Normaliser, from_value, header_end};
+use super::priority;
+use crate::config::Config;
+use crate::mail::address::{Address, ReversePath};
+use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, RecipientState};
+use crate::mail::header::HeaderScan;
+use crate::mail::job::Destination;
+use crate::mail::submission::{Submission, SubmissionRefused};
+use crate::mail::time::Timestamp;
+use crate::route;
+use crate::store::{Accepted, Intake, Store, StoreError};
+
+/// The program's user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalUser {
+    /// Login name, or `uid1234` for a number without one.
+    pub name: String,
+    /// From the password file.
+    pub full_name: String,
+    /// root, the daemon's user, TrustedUser: may name any sender without a mark.
+    pub trusted: bool,
+}
+
+/// What became of a submission.
+pub struct Submitted {
+    /// The message.
+    pub accepted: Accepted,
+    /// Its envelope, for the log.
+    pub envelope: Envelope,
+    /// Its recipients, for the log.
+    pub recipients: u32,
+    /// Recipients that were not taken; the message went to the others.
+    pub refused: Option<SubmissionRefused>,
+}
+
+/// A message being submitted: made with the command's words, fed with bytes, then finished.
+pub struct Submitting {
+    config: Arc<Config>,
+    submission: Submission,
+    user: LocalUser,
+    arrival: Timestamp,
+    zone: TimeZone,
+    intake: Intake,
+    normaliser: Normaliser,
+    place: Place,
+    size: u64,
+    has_8bit: bool,
+}
+
+enum Place {
+    /// Normalised octets of the header so far.
+    Header(Vec<u8>),
+    /// The header is written; what it said.
+    Body(Box<Opened>),
+}
+
+/// What to print of a recipient that is not taken, and the exit status it asks for.
+type Refusal = (String, u8);
+
+struct Opened {
+    header_len: u64,
+    recipients: Vec<(Destination, Recipient)>,
+    reverse_path: ReversePath,
+    refused: Vec<Refusal>,
+    message_id: String,
+    precedence: i32,
+    timeouts: crate::mail::envelope::TimeoutClass,
+    utf8: bool,
+}
+
+impl Submitting {
+    /// Starts. The message has its queue ID from now on.
+    ///
+    /// # Errors
+    /// 75 when the store cannot take mail now.
+    pub fn new(
+        config: Arc<Config>,
+        store: &Store,
+        submission: Submission,
+        user: LocalUser,
+        arrival: Timestamp,
+        zone: TimeZone,
+    ) -> Result<Submitting, SubmissionRefused> {
+        Ok(Submitting {
+            intake: store.intake().map_err(try_later)?,
+            config,
+            submission,
+            user,
+            arrival,
+            zone,
+            normaliser: Normaliser::default(),
+            place: Place::Header(Vec::new()),
+            size: 0,
+            has_8bit: false,
+        })
+    }
+
+    /// The next octets, as the program wrote them.
+    ///
+    /// # Errors
+    /// 65 when the header or the message is too large, 75 when the store cannot take it now.
+    pub async fn feed(&mut self, bytes: &[u8]) -> Result<(), SubmissionRefused> {
+        let mut normal = Vec::with_capacity(bytes.len() + bytes.len() / 16);
+        self.normaliser.feed(bytes, &mut normal);
+        match &mut self.place {
+            Place::Header(header) => {
+                header.extend_from_slice(&normal);
+                match header_end(header, false) {
+                    HeaderEnd::At(end) => self.open(end).await,
+                    HeaderEnd::Unknown
+                        if header.len() as u64 > self.config.limits.headers_length =>
+                    {
+                        let max = self.config.limits.headers_length;
+                        Err(refuse(65, format!("Headers too large ({max} max)")))
+                    }
+                    HeaderEnd::Unknown => Ok(()),
+                }
+            }
+            Place::Body(_) => self.write(&normal).await,
+        }
+    }
+
+    /// The message is whole: makes it durable.
+    ///
+    /// # Errors
+    /// 64, 65, 67 when no recipient is good, 69 after too many hops, 75 when the store cannot take it now.
+    pub async fn finish(mut self) -> Result<Submitted, SubmissionRefused> {
+        if let Place::Header(header) = &self.place {
+            let HeaderEnd::At(end) = header_end(header, true) else {
+                return Err(refuse(65, "unreadable header"));
+            };
+            self.open(end).await?;
+        }
+        let Place::Body(opened) = self.place else {
+            return Err(refuse(65, "unreadable header"));
+        };
+        let refused = refusals(&opened.refused);
+        if opened.recipients.is_empty() {
+            return match refused {
+                Some(refused) => Err(refused),
+                None => Err(refuse(0, "No recipient addresses found in header")),
+            };
+        }
+        let envelope = Envelope {
+            reverse_path: opened.reverse_path,
+            arrival: self.arrival,
+            relay: format!("{}@localhost", self.user.name),
+            protocol: String::new(),
+            body_type: match self.submission.body_type {
+                Some(body_type) if !self.has_8bit => body_type,
+                _ if self.has_8bit => BodyType::EightBitMime,
+                _ => BodyType::SevenBit,
+            },
+            smtputf8: self.submission.smtputf8 || opened.utf8,
+            ret: self.submission.ret,
+            envid: self.submission.envid,
+            timeouts: opened.timeouts,
+            precedence: opened.precedence,
+            priority: priority(
+                &self.config,
+                self.size,
+                opened.precedence,
+                opened.recipients.len() as u32,
+            ),
+            message_id: opened.message_id,
+            header_len: opened.header_len,
+            size: self.size,
+            relay_override: None,
+        };
+        let recipients = opened.recipients.len() as u32;
+        for (destination, recipient) in opened.recipients {
+            self.intake.recipient(destination, recipient).await.map_err(try_later)?;
+        }
+        let accepted = self.intake.accept(envelope.clone(), None).await.map_err(try_later)?;
+        Ok(Submitted { accepted, envelope, recipients, refused })
+    }
+
+    /// Writes the completed header and what of the body came with it.
+    async fn open(&mut self, end: usize) -> Result<(), SubmissionRefused> {
+        let Place::Header(input) = &mut self.place else { return Ok(()) };
+        let body = input.split_off(end);
+        let header = LocalHeader::parse(input);
+        let hops = self.submission.hops.unwrap_or_else(|| header.hops());
+        if hops > self.config.limits.hops {
+            let max = self.config.limits.hops;
+            return Err(refuse(69, format!("Too many hops {hops} ({max} max)")));
+        }
+        let (recipients, refused) = self.recipients(&header);
+        let reverse_path = self.reverse_path()?;
+        let front = self.front(&recipients, &reverse_path);
+        let added = self.added(&reverse_path);
+        let written = header.finish(&front, &added, self.submission.gateway);
+        let mut scan = HeaderScan::new();
+        scan.scan(&written);
+        scan.finish();
+        let facts = scan.into_facts();
+        let utf8 = facts.has_8bit
+            || reverse_path.mailbox().is_some_and(Address::is_utf8)
+            || recipients.iter().any(|(_, r)| r.address.is_utf8());
+        self.write(&written).await?;
+        self.place = Place::Body(Box::new(Opened {
+            header_len: written.len() as u64,
+            recipients,
+            reverse_path,
+            refused,
+            message_id: facts.message_id,
+            precedence: facts.precedence,
+            timeouts: facts.timeouts,
+            utf8: utf8 && std::str::from_utf8(&written).is_ok(),
+        }));
+        self.write(&body).await
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), SubmissionRefused> {
+        let max = self.config.limits.message_size;
+        self.size += bytes.len() as u64;
+        if max > 0 && self.size > max {
+            return Err(refuse(65, format!("Message exceeds maximum fixed size ({max})")));
+        }
+        self.has_8bit = self.has_8bit || !bytes.is_ascii();
+        self.intake.write(bytes).await.map_err(try_later)
+    }
+
+    /// Good recipients with where they go, and the refusals of the others with their exit statuses.
+    fn recipients(&self, header: &LocalHeader) -> (Vec<(Destination, Recipient)>, Vec<Refusal>) {
+        let mut refused = Vec::new();
+        let mut good: Vec<(Destination, Recipient)> = Vec::new();
+        let typed = self
+            .submission
+            .recipients
+            .iter()
+            .flat_map(|text| crate::mail::address_list::addresses(text));
+        let listed = match self.submission.from_header {
+            true => header.recipients(),
+            false => Vec::new(),
+        };
+        for item in typed.chain(listed) {
+            let address = match item {
+                Ok(address) => address,
+                Err((text, error)) => {
+                    refused.push((format!("{text}... {error}"), 64));
+                    continue;
+                }
+            };
+            let shown = address.clone();
+            // Local names are sendmail's `user`: with our name they can be spoken of to others.
+            let Ok(address) = address.qualified(&self.config.host_name) else { continue };
+            match route::destination(&self.config, &address) {
+                Ok(_) if good.iter().any(|(_, known)| known.address == address) => {}
+                Ok(destination) => good.push((
+                    destination,
+                    Recipient {
+                        address,
+                        orcpt: None,
+                        notify: self.submission.notify.unwrap_or(Notify::Unspecified),
+                        state: RecipientState::Open(None),
+                    },
+                )),
+                Err(_) => refused.push((format!("{shown}... User unknown"), 67)),
+            }
+        }
+        (good, refused)
+    }
+
+    fn reverse_path(&self) -> Result<ReversePath, SubmissionRefused> {
+        let text = match &self.submission.sender {
+            None => self.user.name.clone(),
+            Some(text) => text.trim().to_owned(),
+        };
+        let text = text.strip_prefix('<').and_then(|t| t.strip_suffix('>')).unwrap_or(&text);
+        if text.is_empty() {
+            return Ok(ReversePath::Null);
+        }
+        let address = match crate::mail::address_list::addresses(text).into_iter().next() {
+            Some(Ok(address)) => address,
+            Some(Err((text, error))) => return Err(refuse(65, format!("{text}... {error}"))),
+            None => return Ok(ReversePath::Null),
+        };
+        address
+            .qualified(&self.config.host_name)
+            .map(ReversePath::Mailbox)
+            .map_err(|error| refuse(65, format!("{text}... {error}")))
+    }
+
+    /// Received (RFC 5321 4.4) and the mark of a sender that is not the user.
+    fn front(&self, recipients: &[(Destination, Recipient)], reverse_path: &ReversePath) -> String {
+        let Config { host_name, privacy, .. } = &*self.config;
+        let id = self.intake.queue_id();
+        let user = &self.user.name;
+        let whom = match recipients {
+            [(_, only)] => format!("\r\n\tfor {}", only.address),
+            _ => String::new(),
+        };
+        let date = self.arrival.rfc5322(&self.zone);
+        let version = env!("CARGO_PKG_VERSION");
+        let mut front = format!(
+            "Received: (from {user}@localhost)\r\n\tby {host_name} (kvmta/{version}) id {id}{whom};\r\n\t{date}\r\n"
+        );
+        let own = reverse_path.mailbox().is_none_or(|address| address.local_part() == user);
+        if self.submission.sender.is_some() && !self.user.trusted && !own && privacy.authwarnings {
+            let warning = format!(
+                "X-Authentication-Warning: {host_name}: {user} set sender to {reverse_path} using -f\r\n"
+            );
+            front.push_str(&warning);
+        }
+        front
+    }
+
+    /// What every message has, for one that came without.
+    fn added(&self, reverse_path: &ReversePath) -> [(&'static str, String); 3] {
+        let host = &self.config.host_name;
+        let id = self.intake.queue_id();
+        let minute = self.arrival.strftime("%Y%m%d%H%M", &TimeZone::UTC);
+        let full_name = match (&self.submission.full_name, &self.submission.sender) {
+            (Some(name), _) => name.as_str(),
+            (None, None) => self.user.full_name.as_str(),
+            // The user's full name is not that of the sender he names.
+            (None, Some(_)) => "",
+        };
+        let from = match reverse_path.mailbox() {
+            Some(address) => from_value(full_name, address),
+            None => format!("MAILER-DAEMON@{host}"),
+        };
+        [
+            ("Date", self.arrival.rfc5322(&self.zone)),
+            ("From", from),
+            ("Message-Id", format!("<{minute}.{id}@{host}>")),
+        ]
+    }
+}
+
+fn refusals(refused: &[Refusal]) -> Option<SubmissionRefused> {
+    let (_, exit) = refused.first()?;
+    let lines: Vec<&str> = refused.iter().map(|(text, _)| text.as_str()).collect();
+    Some(refuse(*exit, lines.join("\n")))
+}
+
+fn refuse(exit: u8, text: impl Into<String>) -> SubmissionRefused {
+    SubmissionRefused { text: text.into(), exit }
+}
+
+/// Nothing was taken; the program may try again.
+fn try_later(error: StoreError) -> SubmissionRefused {
+    refuse(75, format!("{error}; the message was not taken, try again later"))
+}
