@@ -52,6 +52,7 @@ pub mod deliver;
 pub mod mail;
 pub mod maillog;
 pub mod route;
+pub mod settle;
 pub mod smtp;
 pub mod store;
 pub mod world;
