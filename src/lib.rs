@@ -51,6 +51,7 @@ pub mod config;
 pub mod deliver;
 pub mod mail;
 pub mod maillog;
+pub mod queue;
 pub mod route;
 pub mod settle;
 pub mod smtp;

@@ -1,0 +1,489 @@
+//! The life of one job: load, route, attempt, decide, settle. Every step is a call into one folder.
+//!
+//! A refusal by the other side is an [`Outcome`] and ends in the verdict; the only errors in here are the store's, and
+//! they leave the job where it is: queued. The log line is written before the settle is durable, on purpose: the log
+//! tells what happened on the wire, and a crash may repeat a line but never hide one.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+
+use super::House;
+use super::audience::Audience;
+use super::schedule::{News, Waiting};
+use crate::deliver::{self, Manner};
+use crate::mail::address::Address;
+use crate::mail::job::{Destination, Job, JobId};
+use crate::mail::outcome::{Attempt, HostOutcome, Outcome, RemoteHost, Report};
+use crate::mail::queue_id::QueueId;
+use crate::mail::status::{EnhancedStatus, StatusClass};
+use crate::mail::time::Timestamp;
+use crate::mail::verdict::MessageState;
+use crate::maillog::{Side, verbose};
+use crate::route;
+use crate::settle::{self, Notice, Plan, RunSettings};
+use crate::store::{Accepted, Claim, DestinationState, Settled, StoreError};
+
+/// A host that stays up, or down, is noted this often at most.
+const HOST_STATUS_GRAIN: Duration = Duration::from_secs(60);
+
+/// One attempt to make.
+pub(super) struct Order {
+    pub(super) id: JobId,
+    pub(super) destination: Arc<Destination>,
+    pub(super) job: Option<Box<Job>>,
+    pub(super) bytes: Option<Arc<[u8]>>,
+    pub(super) claim: Claim,
+    pub(super) interval: Option<Duration>,
+    pub(super) settings: RunSettings,
+    /// It belongs to a run of selected messages, which tries hosts whatever their remembered status.
+    pub(super) is_selected: bool,
+    /// The destination failed the last time, so a success is worth noting in the store.
+    pub(super) troubled: bool,
+    /// Who wants to see the dialogue.
+    pub(super) audience: Audience,
+    /// What they see first.
+    pub(super) heading: Option<String>,
+}
+
+/// What an attempt leaves for the runner.
+pub(super) struct Ended {
+    pub(super) news: News,
+    /// Reports that are messages of their own now.
+    pub(super) accepted: Vec<Accepted>,
+    /// Whether the job, or what became of it, has to be found in the store again.
+    pub(super) again: Again,
+    /// The first recipient that failed for good.
+    pub(super) failed: Option<EnhancedStatus>,
+    /// Why the destination could not be reached.
+    pub(super) unreachable: Option<Report>,
+    /// Failures of the message stay unreported until then at the latest.
+    pub(super) report_due: Option<Timestamp>,
+}
+
+/// Where an ended attempt leaves its job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Again {
+    /// Gone.
+    No,
+    /// In the store, due now or later.
+    Soon,
+    /// In the store as it was, because of trouble of our own: not to be tried at once.
+    Later,
+}
+
+impl Ended {
+    pub(super) fn nothing() -> Ended {
+        Ended {
+            news: News::Nothing,
+            accepted: Vec::new(),
+            again: Again::No,
+            failed: None,
+            unreachable: None,
+            report_due: None,
+        }
+    }
+}
+
+/// A short task of the runner that is no attempt.
+pub(super) enum Errand {
+    /// Reports were accepted while judging.
+    Accepted(Vec<Accepted>),
+    /// AGENDA keys were moved.
+    AgendaMoved,
+    /// There was nothing to do.
+    Done,
+    /// The failures of this message could not be reported now, as its job is being attempted.
+    ReportLater(QueueId),
+    /// The store refused.
+    Failed(StoreError),
+}
+
+/// Carries one job from the queue to its next state.
+pub(super) async fn run_job(house: House, order: Order) -> Ended {
+    let id = order.id.queue_id;
+    match walk(&house, order).await {
+        Ok(ended) => ended,
+        Err(error) => {
+            let text = format!("queue: {error}; the job stays queued");
+            house.maillog.warning(Some(id), &text);
+            Ended { again: Again::Later, ..Ended::nothing() }
+        }
+    }
+}
+
+async fn walk(house: &House, mut order: Order) -> Result<Ended, StoreError> {
+    let job = match order.job.take() {
+        Some(job) => *job,
+        // Settled, removed or held since it was listed.
+        None => match house.store.job(order.id)? {
+            Some(job) => job,
+            None => return Ok(Ended::nothing()),
+        },
+    };
+    let destination = where_to(house, &job);
+    if let Some(to) = destination.filter(|to| *to != job.destination) {
+        house.store.reroute(order.id, to).await?;
+        return Ok(Ended { again: Again::Soon, ..Ended::nothing() });
+    }
+    let audience = std::mem::take(&mut order.audience);
+    if let Some(heading) = &order.heading {
+        audience.say(heading);
+    }
+    let transcript = |line: &str| audience.say(line);
+    let sink: Option<&(dyn Fn(&str) + Send + Sync)> =
+        if audience.is_empty() { None } else { Some(&transcript) };
+    let Met { attempt, farewell, started } = attempt(house, &job, &order, sink).await?;
+    match attempt {
+        Attempt::Unreachable(report) => {
+            unreachable(house, job, order, report, started, &audience).await
+        }
+        Attempt::Tried(outcomes) => {
+            for (recipient, outcome) in with_addresses(&job, &outcomes).filter(|_| sink.is_some()) {
+                audience.say(&verbose::outcome(std::iter::once(recipient), outcome));
+            }
+            for line in &farewell {
+                audience.say(line);
+            }
+            let ended = settle_outcomes(house, &job, &order, outcomes, started).await?;
+            if order.troubled {
+                answers_again(house, &order).await?;
+            }
+            Ok(ended)
+        }
+    }
+}
+
+/// The destination that failed before answers: what waits for it flows. An operator who selected messages asked for
+/// those alone: then the others keep their time.
+async fn answers_again(house: &House, order: &Order) -> Result<(), StoreError> {
+    let state = match house.store.destination(&order.destination)? {
+        Some(state) if order.is_selected => DestinationState { failures: 0, ..state },
+        Some(_) => DestinationState { not_before: Timestamp::ZERO, failures: 0, last: None },
+        None => return Ok(()),
+    };
+    house.store.set_destination(&order.destination, state).await
+}
+
+/// Routing is asked again at each attempt; a relay that an operator chose for the message wins.
+fn where_to(house: &House, job: &Job) -> Option<Destination> {
+    let (_, recipient) = job.recipients.first()?;
+    if let Some(relay) = &job.envelope.relay_override {
+        return route::relay(relay).ok();
+    }
+    route::destination(&house.config, &recipient.address).ok()
+}
+
+/// What an attempt met.
+struct Met {
+    attempt: Attempt,
+    /// The end of the dialogue, which is shown after the outcomes.
+    farewell: Vec<String>,
+    started: Timestamp,
+}
+
+async fn attempt(
+    house: &House,
+    job: &Job,
+    order: &Order,
+    sink: Option<&(dyn Fn(&str) + Send + Sync)>,
+) -> Result<Met, StoreError> {
+    let started = house.world.clock.now();
+    // Held until the attempt is over: what stopped us before is tried alone.
+    let _begun = house.store.begin(job).await?;
+    let unasked = |attempt| Met { attempt, farewell: Vec::new(), started };
+    let hops = match route::hops(&house.world, &house.config, &job.destination).await {
+        Ok(hops) => hops,
+        Err(report) if report.status.class() == StatusClass::Permanent => {
+            let failed = |(n, _): &(u32, _)| (*n, Outcome::Failed(report.clone()));
+            return Ok(unasked(Attempt::Tried(job.recipients.iter().map(failed).collect())));
+        }
+        Err(report) => return Ok(unasked(Attempt::Unreachable(report))),
+    };
+    let respect_status = house.config.host_status && !order.is_selected;
+    let fresh = house.config.timeouts.hoststatus;
+    let skip = |host: &str| {
+        // A store that cannot be read is no reason not to try: the status is only advice.
+        respect_status
+            && matches!(house.store.host(host), Ok(Some(known))
+                if !known.up && known.at.after(fresh) > started)
+    };
+    let manner = Manner { skip: &skip, transcript: sink };
+    let attempted = house.mailers.attempt(job, hops, order.bytes.clone(), manner).await?;
+    for host in attempted.hosts {
+        note_host(house, host);
+    }
+    for notice in attempted.notices {
+        match notice {
+            deliver::Notice::Tls { host, facts } => {
+                house.maillog.tls_started(Side::Client, &relay(&host), &facts);
+            }
+            deliver::Notice::TlsFailed { host, reason } => {
+                house.maillog.tls_failed(Side::Client, &relay(&host), &reason);
+            }
+        }
+    }
+    if let Some(error) = attempted.own_trouble {
+        // The outcomes that were learnt are settled; what was not tried counts as deferred.
+        let text = format!("{error} in the middle of an attempt");
+        house.maillog.warning(Some(job.id.queue_id), &text);
+    }
+    Ok(Met { attempt: attempted.attempt, farewell: attempted.farewell, started })
+}
+
+async fn settle_outcomes(
+    house: &House,
+    job: &Job,
+    order: &Order,
+    outcomes: Vec<(u32, Outcome)>,
+    started: Timestamp,
+) -> Result<Ended, StoreError> {
+    let deferred = outcomes.iter().any(|(_, o)| matches!(o, Outcome::Deferred(_)));
+    let failed = outcomes.iter().find_map(|(_, outcome)| match outcome {
+        Outcome::Failed(report) => Some(report.status),
+        _ => None,
+    });
+    // A host that defers everything with a lost connection is not one to open more connections to.
+    let lost = outcomes.iter().all(|(_, outcome)| match outcome {
+        Outcome::Deferred(report) => report.status.parts() == (4, 4, 2),
+        _ => false,
+    });
+    let attempt = Attempt::Tried(outcomes);
+    house.maillog.attempted(job, &attempt, started, house.world.clock.now());
+    let occasion = Occasion::Attempted(attempt);
+    let judged = judge(house, job, occasion, order.settings.clone(), order.interval).await?;
+    Ok(Ended {
+        news: if lost { News::Lost } else { News::Answered },
+        accepted: judged.settled.accepted,
+        report_due: judged.report_due,
+        again: if deferred { Again::Soon } else { Again::No },
+        failed,
+        ..Ended::nothing()
+    })
+}
+
+/// A settled job: what the store did, and when what is still unreported must be judged again.
+pub(super) struct Judged {
+    pub(super) settled: Settled,
+    pub(super) report_due: Option<Timestamp>,
+}
+
+/// Why a job is judged, owned: the store may ask for the verdict on a thread of its own.
+pub(super) enum Occasion {
+    Attempted(Attempt),
+    Deadline,
+}
+
+/// Decides on a job and applies the verdict in one batch.
+pub(super) async fn judge(
+    house: &House,
+    job: &Job,
+    occasion: Occasion,
+    settings: RunSettings,
+    interval: Option<Duration>,
+) -> Result<Judged, StoreError> {
+    let now = house.world.clock.now();
+    let jitter = fastrand::f64();
+    let config = house.config.clone();
+    let plan = Plan::new(&config, interval, TimeZone::system()).for_run(&settings);
+    // What the last call of the closure decided: the store calls it once, or again after a conflict.
+    let noted = Arc::new(Mutex::new((Vec::new(), None)));
+    let note = noted.clone();
+    let decide = move |state: &MessageState<'_>| {
+        let to =
+            |address: &_| route::destination(&config, address).map_err(|reply| reply.to_string());
+        let occasion = match &occasion {
+            Occasion::Attempted(attempt) => settle::Occasion::Attempted(attempt),
+            Occasion::Deadline => settle::Occasion::Deadline,
+        };
+        let decision = settle::decide(&plan, state, occasion, now, jitter, &to)?;
+        *note.lock().unwrap_or_else(PoisonError::into_inner) =
+            (decision.notices, decision.report_due);
+        Ok(decision.verdict)
+    };
+    let settled = house.store.settle(job, Box::new(decide)).await?;
+    let (notices, report_due) =
+        std::mem::take(&mut *noted.lock().unwrap_or_else(PoisonError::into_inner));
+    let id = job.id.queue_id;
+    for notice in notices {
+        match notice {
+            Notice::Reported { report, label, text } => {
+                if let Some(accepted) = settled.accepted.get(report) {
+                    house.maillog.report_made(id, accepted.id, label, &text);
+                }
+            }
+            Notice::Dropped { text } => house.maillog.report_dropped(id, &text),
+        }
+    }
+    if settled.finished {
+        house.maillog.done(id, now.since(job.envelope.arrival), job.attempts + 1);
+    }
+    Ok(Judged { settled, report_due })
+}
+
+/// The destination as such could not be reached: one key of it moves, and the job, if it is still in INCOMING, goes to
+/// the scheduled form. Its deadline, and that of all others for the destination, is judged by the deadline errand.
+async fn unreachable(
+    house: &House,
+    job: Job,
+    order: Order,
+    report: Report,
+    started: Timestamp,
+    audience: &Audience,
+) -> Result<Ended, StoreError> {
+    let attempt = Attempt::Unreachable(report.clone());
+    house.maillog.attempted(&job, &attempt, started, house.world.clock.now());
+    if !audience.is_empty() {
+        let recipients = job.recipients.iter().map(|(_, recipient)| &recipient.address);
+        audience.say(&verbose::unreachable(recipients, &report));
+    }
+    let mut accepted = Vec::new();
+    if !judges_each(&order.settings, order.interval) {
+        // First the job: a destination without a READY job has no row to note its failure in.
+        house.store.park(vec![order.id]).await?;
+    } else {
+        let occasion = Occasion::Attempted(attempt);
+        let judged = judge(house, &job, occasion, order.settings.clone(), order.interval).await?;
+        accepted = judged.settled.accepted;
+    }
+    let until =
+        destination_failed(house, &order.destination, &report, started, order.interval).await?;
+    drop(order.claim);
+    Ok(Ended {
+        news: News::Unreachable(until),
+        accepted,
+        again: Again::Soon,
+        unreachable: Some(report),
+        ..Ended::nothing()
+    })
+}
+
+/// Whether a destination that cannot be reached is a failed attempt of each of its jobs by itself: in a run with timeouts of its
+/// own, and without an interval, when nothing but an explicit run tries again.
+pub(super) fn judges_each(settings: &RunSettings, interval: Option<Duration>) -> bool {
+    interval.is_none() || !settings.is_empty()
+}
+
+/// Notes the failure of a destination; several attempts that fail together count once. Returns when to try again: without an
+/// interval at once, as then each new message is tried.
+async fn destination_failed(
+    house: &House,
+    destination: &Destination,
+    report: &Report,
+    started: Timestamp,
+    interval: Option<Duration>,
+) -> Result<Timestamp, StoreError> {
+    let now = house.world.clock.now();
+    let Some(interval) = interval else { return Ok(now) };
+    let before = house.store.destination(destination)?;
+    let noted_meanwhile = |state: &DestinationState| {
+        state.not_before > now && state.last.as_ref().is_some_and(|last| last.at >= started)
+    };
+    if let Some(state) = before.as_ref().filter(|state| noted_meanwhile(state)) {
+        return Ok(state.not_before);
+    }
+    let failures = before.map_or(0, |state| state.failures).saturating_add(1);
+    let config = &house.config;
+    let base = interval.max(config.min_queue_age);
+    let doubled = base.saturating_mul(1 << (failures - 1).min(16));
+    let wait = config.max_queue_age.map_or(base, |max| base.max(doubled.min(max)));
+    let until = now.after(wait.mul_f64(1.0 + fastrand::f64() / 10.0));
+    let state = DestinationState { not_before: until, failures, last: Some(report.clone()) };
+    house.store.set_destination(destination, state).await?;
+    Ok(until)
+}
+
+/// These jobs go to the scheduled form without an attempt of their own; their claims last until that is durable.
+pub(super) async fn park(house: House, waiting: Vec<Waiting<Claim>>) -> Errand {
+    let ids = waiting.iter().map(|waiting| waiting.id).collect();
+    match house.store.park(ids).await {
+        Ok(()) => Errand::AgendaMoved,
+        Err(error) => Errand::Failed(error),
+    }
+}
+
+/// These jobs waited for a destination that proved unreachable, and that is an attempt of each ([`judges_each`]).
+pub(super) async fn judge_unreachable(
+    house: House,
+    waiting: Vec<(RunSettings, Waiting<Claim>)>,
+    report: Report,
+    interval: Option<Duration>,
+) -> Errand {
+    let mut accepted = Vec::new();
+    for (settings, waiting) in waiting {
+        let judged = async {
+            let Some(job) = house.store.job(waiting.id)? else { return Ok(Vec::new()) };
+            let occasion = Occasion::Attempted(Attempt::Unreachable(report.clone()));
+            Ok(judge(&house, &job, occasion, settings, interval).await?.settled.accepted)
+        };
+        match judged.await {
+            Ok(reports) => accepted.extend(reports),
+            // Their claims go, and they are found in the store again.
+            Err(error) => return Errand::Failed(error),
+        }
+    }
+    Errand::Accepted(accepted)
+}
+
+/// The attempt at this job panicked: a defect of ours, and the job waits for its next time as after any deferral.
+pub(super) async fn defer(house: House, id: JobId, interval: Option<Duration>) -> Errand {
+    let deferred = async {
+        let Some(claim) = house.store.claim(id) else { return Ok(Vec::new()) };
+        let Some(job) = house.store.job(id)? else { return Ok(Vec::new()) };
+        let at = house.world.clock.now();
+        let status = EnhancedStatus::new(4, 3, 0);
+        let text = "Internal error".to_owned();
+        let report = Report { status, text, reply: None, command: None, remote: None, at };
+        let outcome = |(n, _): &(u32, _)| (*n, Outcome::Deferred(report.clone()));
+        let attempt = Attempt::Tried(job.recipients.iter().map(outcome).collect());
+        let occasion = Occasion::Attempted(attempt);
+        let judged = judge(&house, &job, occasion, RunSettings::default(), interval).await?;
+        drop(claim);
+        Ok(judged.settled.accepted)
+    };
+    match deferred.await {
+        Ok(accepted) => Errand::Accepted(accepted),
+        Err(error) => Errand::Failed(error),
+    }
+}
+
+/// The AGENDA keys of these destinations go to the times of their earliest READY jobs.
+pub(super) async fn advance_agenda(house: House, idle: BTreeSet<Arc<Destination>>) -> Errand {
+    let mut done = Errand::Done;
+    for destination in idle {
+        match house.store.advance_agenda(&destination).await {
+            Ok(true) => done = Errand::AgendaMoved,
+            Ok(false) => {}
+            Err(error) => return Errand::Failed(error),
+        }
+    }
+    done
+}
+
+/// Host status is advice: what says nothing new is not written, and what cannot be written is forgotten. The outcomes
+/// of the attempt must not hang on it.
+fn note_host(house: &House, host: HostOutcome) {
+    let known = house.store.host(&host.host);
+    let is_news = match known {
+        Ok(Some(known)) => known.up != host.up || known.at.after(HOST_STATUS_GRAIN) <= host.at,
+        _ => true,
+    };
+    if is_news && let Err(error) = house.store.set_host(host) {
+        tracing::debug!(%error, "host status not written");
+    }
+}
+
+/// As in `relay=` of the log.
+fn relay(host: &RemoteHost) -> String {
+    format!("{} [{}]", host.name, host.address)
+}
+
+fn with_addresses<'a>(
+    job: &'a Job,
+    outcomes: &'a [(u32, Outcome)],
+) -> impl Iterator<Item = (&'a Address, &'a Outcome)> {
+    // Both are in the job's order.
+    job.recipients.iter().zip(outcomes).map(|((_, recipient), (_, o))| (&recipient.address, o))
+}

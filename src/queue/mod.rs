@@ -1,0 +1,37 @@
+//! STATION queue: which job is tried when, and the life of one job.
+//!
+//! [`schedule`] is the active window, pure; [`run`] are explicit runs; [`deadline`] judges messages whose time is over;
+//! [`interrupted`] names what an unclean stop interrupted;
+//! [`runner`] holds the loop and the life of one job. Everything else is in the store: what does not fit into
+//! the window is found there again, and a crash loses nothing but the order of the next few seconds.
+
+mod attempt;
+mod audience;
+mod deadline;
+mod interrupted;
+pub mod run;
+pub mod runner;
+pub mod schedule;
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::deliver::Mailers;
+use crate::maillog::Maillog;
+use crate::store::Store;
+use crate::world::World;
+
+/// What a job needs on its way, handed down; there are no globals.
+#[derive(Clone)]
+pub struct House {
+    /// Settings.
+    pub config: Arc<Config>,
+    /// The queue.
+    pub store: Store,
+    /// The doors.
+    pub world: World,
+    /// The ways of delivering.
+    pub mailers: Arc<Mailers>,
+    /// The operator's log.
+    pub maillog: Maillog,
+}

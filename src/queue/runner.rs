@@ -1,0 +1,761 @@
+//! The loop that keeps the window full, and the life of one job.
+//!
+//! One task owns the [`Schedule`]; each attempt is a task of its own. New mail comes over a bounded channel with its
+//! claim; what finds no room is dropped from memory and read from the store again, first INCOMING in order of
+//! arrival, then READY by the AGENDA. A job is claimed before it is loaded and stays claimed until its settle is durable, so
+//! no job is ever attempted twice at a time, nor again from a stale reading.
+//!
+//! No job sleeps for ever. A job in INCOMING is in the window, in the channel, or in the hands of an errand; whoever lets go
+//! of one without settling it makes INCOMING be read once more. A READY job stands behind an AGENDA key that is never late; keys
+//! are looked at every [`REST_MAX`] at least, and one that is early is moved, or its destination's jobs are offered to the window.
+//! No job is tried in a loop: after an attempt it waits for its time, or for that of its destination, and after trouble of our
+//! own for [`STORE_PAUSE`].
+//!
+//! A crash loses the window and the explicit runs under way, nothing else. A panic in an attempt defers its job.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{Id, JoinSet};
+use tokio::time::Instant;
+
+use super::House;
+use super::attempt::{self, Again, Ended, Errand, Order};
+use super::audience::Audience;
+use super::deadline;
+use super::interrupted;
+use super::run::{ActiveRun, Numbering, Progress, Run, RunRequest};
+use super::schedule::{Limits, Offer, RunId, Schedule, Start, Waiting};
+use crate::mail::job::{Destination, Entry, EntryJob, JobId};
+use crate::mail::outcome::Report;
+use crate::mail::queue_id::QueueId;
+use crate::mail::status::EnhancedStatus;
+use crate::mail::time::Timestamp;
+use crate::settle::RunSettings;
+use crate::store::{Accepted, Claim, FARTHEST, Far, StoreError};
+
+/// Accepted messages taken from the channel before the window is looked at again.
+const FRESH_AT_ONCE: usize = 256;
+/// AGENDA rows read at once: destinations, not messages.
+const AGENDA_PAGE: usize = 10_000;
+/// READY rows read at once for one destination.
+const READY_PAGE: usize = 128;
+/// Lanes fed in one turn of the loop.
+const LANES_FED: usize = 64;
+/// Messages looked at in one slice of a run or of INCOMING: a few milliseconds of reading.
+const SLICE: usize = 500;
+/// How soon the AGENDA is looked at again after a settle may have moved it.
+const AGENDA_SOON: Duration = Duration::from_millis(200);
+/// How often deadlines are judged.
+const DEADLINES_EVERY: Duration = Duration::from_secs(10);
+/// Messages with failures to report that are remembered; others are reported with their next settle.
+const REPORTS_DUE_MAX: usize = 20_000;
+/// How soon a message is looked at again whose failures could not be reported, because its job was being attempted.
+const REPORT_PAUSE: Duration = Duration::from_secs(10);
+/// How long the loop rests at most: a clock set forward is noticed by then.
+const REST_MAX: Duration = Duration::from_secs(30);
+/// An interval that no daemon lives to see.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// How long the loop waits after the store refused something.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+/// Errands at once. Beyond it nothing new is taken and no end of an attempt looked at, so whoever sends waits: each of
+/// them ends within some commits.
+const ERRANDS_MAX: usize = 256;
+
+/// Where mail and wishes come from.
+pub struct Sources {
+    /// New mail, durable, claimed.
+    pub accepted: mpsc::Receiver<Accepted>,
+    /// Explicit runs.
+    pub runs: mpsc::Receiver<RunRequest>,
+    /// True when it is time to stop starting attempts.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// How far INCOMING is read. Jobs that are in somebody's hands are passed over, so whoever lets go of one without settling
+/// it asks for another reading; one that is asked for in the middle of a reading comes after it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Incoming {
+    /// What is not in the window is in somebody's hands.
+    Read,
+    /// Not before this instant, from the start.
+    From(Instant),
+    /// Up to and with this ID; `again` from the start after that.
+    Reading { after: QueueId, again: bool },
+}
+
+/// What became of a stored job that was offered to the window.
+enum Offered {
+    /// It is in the window now.
+    Taken,
+    /// It is in the window already, or somebody else has claimed it.
+    Busy,
+    /// The window does not want it now.
+    Refused(Offer, Box<Waiting<Claim>>),
+}
+
+/// What the loop does by itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Initiative {
+    /// A daemon's: tries new mail, and what is deferred when it is due.
+    Due,
+    /// That of a command which holds the store for a moment: only what it is asked for.
+    Asked,
+}
+
+/// The loop's state.
+pub struct Runner {
+    house: House,
+    initiative: Initiative,
+    /// `-q15m`; none leaves deferred mail to explicit runs.
+    interval: Option<Duration>,
+    schedule: Schedule<Claim>,
+    attempts: JoinSet<Ended>,
+    /// What each attempt's task is about, should it panic.
+    about: HashMap<Id, (Arc<Destination>, JobId, Option<RunId>)>,
+    errands: JoinSet<Errand>,
+    /// Judges deadlines; empty when that is not being done.
+    judges: JoinSet<Errand>,
+    /// Jobs that wait for a closed destination: parked together at the end of the turn.
+    closed: Vec<Waiting<Claim>>,
+    /// Destinations whose AGENDA keys may stand too early: moved together at the end of the turn.
+    idle: BTreeSet<Arc<Destination>>,
+    runs: HashMap<RunId, ActiveRun>,
+    next_run: RunId,
+    agenda_at: Instant,
+    deadlines_at: Instant,
+    /// Messages whose failures are to be reported at this time at the latest; lost with a crash, and then reported
+    /// with the message's next settle.
+    reports_due: BTreeSet<(Timestamp, QueueId)>,
+    incoming: Incoming,
+    /// What an unclean stop interrupted stands in the log.
+    is_named: bool,
+    /// DeliveryMode q and d: the store is looked at from this moment on, then again an interval later.
+    queue_run_at: Option<Instant>,
+}
+
+impl Runner {
+    /// A runner with an empty window. It reads INCOMING and the AGENDA as soon as it runs.
+    pub fn new(house: House, interval: Option<Duration>, initiative: Initiative) -> Runner {
+        let config = &house.config;
+        let limits = Limits {
+            jobs: config.active_jobs_max,
+            octets: config.active_octets_max,
+            running: config.concurrency_max,
+            running_per_destination: config.destination_concurrency_max,
+        };
+        Runner {
+            initiative,
+            interval,
+            schedule: Schedule::new(limits),
+            attempts: JoinSet::new(),
+            about: HashMap::new(),
+            errands: JoinSet::new(),
+            judges: JoinSet::new(),
+            closed: Vec::new(),
+            idle: BTreeSet::new(),
+            runs: HashMap::new(),
+            next_run: 1,
+            agenda_at: Instant::now(),
+            deadlines_at: Instant::now() + DEADLINES_EVERY,
+            reports_due: BTreeSet::new(),
+            incoming: Incoming::From(Instant::now()),
+            is_named: false,
+            queue_run_at: (!config.delivery_mode.is_immediate()).then(Instant::now),
+            house,
+        }
+    }
+
+    /// Runs until told to stop, then until `grace` is over or every attempt under way has ended and is settled.
+    pub async fn run(mut self, mut sources: Sources, grace: Duration) {
+        let mut stop = sources.stop.clone();
+        if self.initiative == Initiative::Due && !self.name_interrupted(&mut stop).await {
+            return;
+        }
+        let store = self.house.store.clone();
+        loop {
+            let rest = match self.feed() {
+                Ok(rest) => rest,
+                Err(error) => {
+                    self.house.maillog.warning(None, &format!("queue: {error}; trying again"));
+                    STORE_PAUSE
+                }
+            };
+            self.start_attempts();
+            self.start_errands();
+            let takes = self.errands.len() < ERRANDS_MAX;
+            tokio::select! {
+                biased;
+                () = time_to_stop(&mut sources.stop) => break,
+                Some(done) = self.errands.join_next() => self.errand_done(done),
+                Some(done) = self.judges.join_next() => self.errand_done(done),
+                Some(ended) = self.attempts.join_next_with_id(), if takes => {
+                    self.ended(ended);
+                    while let Some(ended) = self.attempts.try_join_next_with_id() {
+                        self.ended(ended);
+                    }
+                }
+                Some(accepted) = sources.accepted.recv(), if takes => {
+                    // Whoever found the channel full has dropped his message. Nobody but us empties it, so it was full
+                    // at some time only if it is so now, but for the one just taken.
+                    if sources.accepted.len() + 1 >= sources.accepted.max_capacity() {
+                        self.incoming_again();
+                    }
+                    self.fresh(accepted, None);
+                    for _ in 1..FRESH_AT_ONCE {
+                        let Ok(accepted) = sources.accepted.try_recv() else { break };
+                        self.fresh(accepted, None);
+                    }
+                }
+                Some(request) = sources.runs.recv(), if takes => {
+                    let of_queue = matches!(request, RunRequest::Queue { .. });
+                    if of_queue && !self.name_interrupted(&mut stop).await {
+                        break;
+                    }
+                    self.requested(request);
+                }
+                () = store.unfolded() => self.agenda_after(Duration::ZERO),
+                () = tokio::time::sleep(rest) => {}
+            }
+        }
+        drop((sources, store));
+        let finish = async {
+            while let Some(ended) = self.attempts.join_next_with_id().await {
+                self.ended(ended);
+            }
+            self.start_errands();
+            while self.errands.join_next().await.is_some() {}
+        };
+        if tokio::time::timeout(grace, finish).await.is_err() {
+            // These are aborted: their recipients stay queued, and one whose final dot was sent may get it twice.
+            for (_, id, _) in self.about.values() {
+                if let Err(error) = interrupted::name(&self.house, *id) {
+                    self.house.maillog.warning(Some(id.queue_id), &format!("queue: {error}"));
+                }
+            }
+        }
+    }
+
+    /// Names what an unclean stop interrupted, once: before anything that was in the store is attempted. False when it is time to stop.
+    async fn name_interrupted(&mut self, stop: &mut watch::Receiver<bool>) -> bool {
+        while !self.is_named {
+            match interrupted::name_all(&self.house).await {
+                Ok(()) => self.is_named = true,
+                Err(error) => {
+                    self.house.maillog.warning(None, &format!("queue: {error}; trying again"));
+                    tokio::select! {
+                        () = time_to_stop(stop) => return false,
+                        () = tokio::time::sleep(STORE_PAUSE) => {}
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    fn now(&self) -> Timestamp {
+        self.house.world.clock.now()
+    }
+
+    /// New mail, or the mail that a waiting submission is about.
+    fn fresh(&mut self, accepted: Accepted, run: Option<RunId>) {
+        let now = self.now();
+        for (job, claim) in accepted.jobs {
+            let destination = job.destination.clone();
+            let id = job.id;
+            if self.open_lane(&destination).is_err() {
+                self.incoming_again();
+                continue;
+            }
+            let job = Some(Box::new(job));
+            let waiting = Waiting { id, job, bytes: accepted.bytes.clone(), run, hold: claim };
+            match self.schedule.offer_fresh(&destination, waiting, now) {
+                Ok(()) => {
+                    if let Some(run) = run.and_then(|run| self.runs.get_mut(&run)) {
+                        run.outstanding += 1;
+                    }
+                }
+                Err((Offer::Closed(_), waiting)) => self.closed.push(waiting),
+                Err((Offer::Full | Offer::Taken, _)) => self.incoming_again(),
+            }
+        }
+    }
+
+    /// What the turn has gathered goes to the store, an errand for each kind.
+    fn start_errands(&mut self) {
+        if !self.closed.is_empty() {
+            let closed = std::mem::take(&mut self.closed);
+            self.errands.spawn(attempt::park(self.house.clone(), closed));
+        }
+        if !self.idle.is_empty() {
+            let idle = std::mem::take(&mut self.idle);
+            self.errands.spawn(attempt::advance_agenda(self.house.clone(), idle));
+        }
+    }
+
+    /// INCOMING may hold a job that is in nobody's hands.
+    fn incoming_again(&mut self) {
+        self.incoming_after(Duration::ZERO);
+    }
+
+    /// As [`Runner::incoming_again`], but not at once: the store refused, or the job was just tried.
+    fn incoming_after(&mut self, pause: Duration) {
+        match &mut self.incoming {
+            Incoming::Read => self.incoming = Incoming::From(Instant::now() + pause),
+            Incoming::Reading { again, .. } => *again = true,
+            Incoming::From(_) => {}
+        }
+    }
+
+    /// The AGENDA may have moved: looks at it before long. Between the queue runs of DeliveryMode q it is not looked at.
+    fn agenda_after(&mut self, pause: Duration) {
+        if self.queue_run_at.is_none() {
+            self.agenda_at = self.agenda_at.min(Instant::now() + pause);
+        }
+    }
+
+    /// Without an interval only what is new is tried, and never again by itself.
+    fn far(&self) -> Far {
+        if self.interval.is_some() { Far::Due } else { Far::Never }
+    }
+
+    fn requested(&mut self, request: RunRequest) {
+        let id = self.next_run;
+        self.next_run += 1;
+        let started = self.now();
+        match request {
+            RunRequest::Queue { run, progress } => {
+                let same = self
+                    .runs
+                    .values_mut()
+                    .find(|other| other.run == run && other.cursor.is_none() && !other.exhausted);
+                match same {
+                    Some(other) => other.listeners.extend(progress),
+                    None => {
+                        let mut active = ActiveRun::new(run, started);
+                        active.numbering = self.numbering(&active.run);
+                        active.listeners.extend(progress);
+                        self.runs.insert(id, active);
+                    }
+                }
+            }
+            RunRequest::Message { accepted, verbose, progress } => {
+                let run = Run { verbose, wait: true, ..Run::default() };
+                let mut active = ActiveRun::new(run, started);
+                active.exhausted = true;
+                active.listeners.push(progress);
+                self.runs.insert(id, active);
+                self.fresh(accepted, Some(id));
+                self.close_run_if_done(id);
+            }
+        }
+    }
+
+    /// How a verbose run counts. A total that cannot be read is only left out.
+    fn numbering(&self, run: &Run) -> Option<Numbering> {
+        let total = || {
+            let counts = self.house.store.counts().ok()?;
+            Some(counts.messages.saturating_sub(counts.held))
+        };
+        run.verbose.then(|| Numbering::of(if run.selection.is_limited() { None } else { total() }))
+    }
+
+    /// Brings into the window what is due and has room. Returns how long there is nothing to do.
+    fn feed(&mut self) -> Result<Duration, StoreError> {
+        let now = self.now();
+        if self.initiative == Initiative::Due {
+            self.begin_queue_run();
+            self.read_incoming()?;
+            self.read_agenda(now)?;
+            self.read_ready(now)?;
+        }
+        let runs: Vec<RunId> =
+            self.runs.iter().filter(|(_, run)| !run.exhausted).map(|(id, _)| *id).collect();
+        for id in runs {
+            self.advance_run(id)?;
+        }
+        if self.deadlines_at <= Instant::now() {
+            self.deadlines_at = Instant::now() + DEADLINES_EVERY;
+            // Without an interval nothing is tried by itself, so nothing is warned about or given up either.
+            if self.initiative == Initiative::Due
+                && self.interval.is_some()
+                && self.judges.is_empty()
+            {
+                self.judges.spawn(deadline::judge_all(self.house.clone(), self.interval));
+            }
+        }
+        while self.errands.len() < ERRANDS_MAX
+            && let Some((due, id)) =
+                self.reports_due.first().copied().filter(|(due, _)| *due <= now)
+        {
+            self.reports_due.remove(&(due, id));
+            self.errands.spawn(deadline::report(self.house.clone(), id, self.interval));
+        }
+        // Each of these has a cursor that every turn moves on, so a loop without rest ends.
+        let more = matches!(self.incoming, Incoming::Reading { .. })
+            || !self.schedule.hungry(1).is_empty()
+            || self.runs.values().any(|run| !run.exhausted);
+        if more && self.schedule.has_room() {
+            return Ok(Duration::ZERO);
+        }
+        let mut next = self.agenda_at.min(self.deadlines_at);
+        if let Incoming::From(instant) = self.incoming
+            && self.initiative == Initiative::Due
+            && self.schedule.has_room()
+        {
+            next = next.min(instant);
+        }
+        let report = self.reports_due.first().map_or(REST_MAX, |(due, _)| due.since(now));
+        Ok(next.saturating_duration_since(Instant::now()).min(report).min(REST_MAX))
+    }
+
+    /// DeliveryMode q and d: at its time the whole store is looked at, new mail and what is due.
+    fn begin_queue_run(&mut self) {
+        let now = Instant::now();
+        if self.queue_run_at.is_some_and(|at| at <= now) {
+            self.incoming = Incoming::From(now);
+            self.agenda_at = now;
+            // Without an interval nothing but explicit runs follows.
+            self.queue_run_at = Some(now + self.interval.unwrap_or(NEVER));
+        }
+    }
+
+    fn read_incoming(&mut self) -> Result<(), StoreError> {
+        let (after, again) = match self.incoming {
+            Incoming::From(instant) if instant <= Instant::now() => (None, false),
+            Incoming::Reading { after, again } => (Some(after), again),
+            Incoming::Read | Incoming::From(_) => return Ok(()),
+        };
+        if !self.schedule.has_room() {
+            return Ok(());
+        }
+        let jobs = self.house.store.incoming(after, SLICE)?;
+        if jobs.is_empty() {
+            self.incoming = if again { Incoming::From(Instant::now()) } else { Incoming::Read };
+        }
+        for job in &jobs {
+            match self.offer_stored(&job.destination, job.id, None)? {
+                Offered::Refused(Offer::Full, _) => return Ok(()),
+                Offered::Refused(_, waiting) => self.closed.push(*waiting),
+                Offered::Taken | Offered::Busy => {}
+            }
+            self.incoming = Incoming::Reading { after: job.id.queue_id, again };
+        }
+        Ok(())
+    }
+
+    /// Opens the lanes of destinations whose time has come.
+    fn read_agenda(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        if self.agenda_at > Instant::now() {
+            return Ok(());
+        }
+        let (due, next) = self.house.store.agenda(now, self.far(), AGENDA_PAGE)?;
+        for (_, destination) in due {
+            if self.schedule.works_on(&destination) {
+                continue;
+            }
+            self.open_lane(&destination)?;
+            if self.schedule.expect_backlog(&destination, now) {
+                continue;
+            }
+            match self.remembered(&destination, now)? {
+                // Closed by the store's word too: the key is early.
+                (Some(_), _) => drop(self.idle.insert(Arc::new(destination))),
+                // The store's word has the last say, or the two would wait for each other: the row may be a new one.
+                (None, failed_at) => {
+                    self.schedule.open_lane(destination.clone(), None, failed_at);
+                    self.schedule.expect_backlog(&destination, now);
+                }
+            }
+        }
+        let wait = next.map_or(REST_MAX, |next| next.since(now).min(REST_MAX));
+        self.agenda_at = self.queue_run_at.unwrap_or_else(|| Instant::now() + wait);
+        Ok(())
+    }
+
+    /// Reads on in READY for the lanes that are running out of backlog.
+    fn read_ready(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        if !self.schedule.has_room() {
+            return Ok(());
+        }
+        for (destination, after) in self.schedule.hungry(LANES_FED) {
+            let (rows, _) =
+                self.house.store.ready(&destination, now, self.far(), after, READY_PAGE)?;
+            let mut read = after;
+            let mut more = rows.len() == READY_PAGE;
+            for row in rows {
+                let offered = self.offer_stored(&destination, row.1, None)?;
+                if let Offered::Refused(Offer::Full, _) = offered {
+                    more = true;
+                    break;
+                }
+                read = Some(row);
+            }
+            self.schedule.fed(&destination, read, more);
+            self.advance_agenda_if_idle(&destination);
+        }
+        Ok(())
+    }
+
+    /// Nothing of this destination's backlog is in memory: its AGENDA key moves to its next due job.
+    fn advance_agenda_if_idle(&mut self, destination: &Arc<Destination>) {
+        if !self.schedule.works_on(destination) {
+            self.idle.insert(destination.clone());
+        }
+    }
+
+    /// The next slice of an explicit run.
+    fn advance_run(&mut self, id: RunId) -> Result<(), StoreError> {
+        if !self.schedule.has_room() {
+            return Ok(());
+        }
+        let Some(mut run) = self.runs.remove(&id) else { return Ok(()) };
+        let result = self.advance(&mut run, id);
+        self.runs.insert(id, run);
+        self.close_run_if_done(id);
+        result
+    }
+
+    fn advance(&mut self, run: &mut ActiveRun, id: RunId) -> Result<(), StoreError> {
+        let entries = self.house.store.list(run.cursor, SLICE)?;
+        let at_end = entries.len() < SLICE;
+        let config = self.house.config.clone();
+        for entry in entries {
+            if entry.held.is_none() && run.run.selection.matches(&entry) {
+                for job in self.entry_jobs(&entry)? {
+                    let open = job.recipients.iter().any(|r| r.state.is_open());
+                    let met = job.last_attempt >= Some(run.started)
+                        || self.schedule.failed_at(&job.destination) >= Some(run.started);
+                    let (min, max) = (config.min_queue_age, config.max_queue_age);
+                    if !open || met || !run.is_old_enough(&entry.envelope, &job, min, max) {
+                        continue;
+                    }
+                    let job_id = JobId { queue_id: entry.id, number: job.number };
+                    match self.offer_stored(&job.destination, job_id, Some(id))? {
+                        // The cursor stays before this message; its jobs that were taken are busy or tried by then.
+                        Offered::Refused(Offer::Full, _) => return Ok(()),
+                        Offered::Refused(..) | Offered::Busy => {}
+                        Offered::Taken => run.outstanding += 1,
+                    }
+                }
+            }
+            run.cursor = Some(entry.id);
+        }
+        run.exhausted = at_end;
+        Ok(())
+    }
+
+    /// The jobs of an entry, read page by page when its list is long.
+    fn entry_jobs(&self, entry: &Entry) -> Result<Vec<EntryJob>, StoreError> {
+        if !entry.jobs.is_empty() || entry.recipients_total == 0 {
+            return Ok(entry.jobs.clone());
+        }
+        let mut jobs = Vec::new();
+        loop {
+            let after = jobs.last().map(|job: &EntryJob| job.number);
+            let page = self.house.store.jobs(entry.id, after, SLICE)?;
+            if page.is_empty() {
+                return Ok(jobs);
+            }
+            jobs.extend(page);
+        }
+    }
+
+    /// Claims a stored job and offers it.
+    fn offer_stored(
+        &mut self,
+        destination: &Destination,
+        id: JobId,
+        run: Option<RunId>,
+    ) -> Result<Offered, StoreError> {
+        if self.schedule.knows(id) {
+            return Ok(Offered::Busy);
+        }
+        let Some(claim) = self.house.store.claim(id) else { return Ok(Offered::Busy) };
+        self.open_lane(destination)?;
+        let waiting = Waiting { id, job: None, bytes: None, run, hold: claim };
+        Ok(match self.schedule.offer_backlog(destination, waiting, self.now()) {
+            Ok(()) => Offered::Taken,
+            Err((offer, waiting)) => Offered::Refused(offer, Box::new(waiting)),
+        })
+    }
+
+    /// A lane for the destination, closed if the store remembers trouble.
+    fn open_lane(&mut self, destination: &Destination) -> Result<(), StoreError> {
+        if self.schedule.has_lane(destination) {
+            return Ok(());
+        }
+        let (closed_until, failed_at) = self.remembered(destination, self.now())?;
+        self.schedule.open_lane(destination.clone(), closed_until, failed_at);
+        Ok(())
+    }
+
+    /// Until when the store says that the destination is down, and when it was last found so. A time absurdly far ahead is
+    /// not believed.
+    fn remembered(
+        &self,
+        destination: &Destination,
+        now: Timestamp,
+    ) -> Result<(Option<Timestamp>, Option<Timestamp>), StoreError> {
+        let Some(state) = self.house.store.destination(destination)? else {
+            return Ok((None, None));
+        };
+        let believed = now..now.after(FARTHEST);
+        let closed = Some(state.not_before).filter(|time| *time > now && believed.contains(time));
+        Ok((closed, state.last.map(|report| report.at)))
+    }
+
+    fn start_attempts(&mut self) {
+        while let Some(Start { destination, waiting }) = self.schedule.start_next() {
+            let Waiting { id, job, bytes, run, hold } = waiting;
+            let mut active = run.and_then(|run| self.runs.get_mut(&run));
+            let directory = &self.house.config.queue_directory;
+            let heading = active
+                .as_mut()
+                .and_then(|run| run.numbering.as_mut())
+                .and_then(|numbering| numbering.announce(directory, id.queue_id));
+            let active = active.as_deref();
+            let order = Order {
+                id,
+                destination: destination.clone(),
+                job,
+                bytes,
+                claim: hold,
+                interval: self.interval,
+                settings: active.map(|run| run.run.settings.clone()).unwrap_or_default(),
+                heading,
+                is_selected: active.is_some_and(|run| run.run.selection.is_limited()),
+                troubled: self.schedule.failed_at(&destination).is_some(),
+                audience: match active {
+                    Some(run) if run.run.verbose => {
+                        let together = run.numbering.is_some() || run.outstanding > 1;
+                        Audience::new(run.listeners.clone(), together)
+                    }
+                    _ => Audience::default(),
+                },
+            };
+            let task = self.attempts.spawn(attempt::run_job(self.house.clone(), order));
+            self.about.insert(task.id(), (destination, id, run));
+        }
+    }
+
+    fn ended(&mut self, ended: Result<(Id, Ended), tokio::task::JoinError>) {
+        let (task, ended) = match ended {
+            Ok((task, ended)) => (task, Some(ended)),
+            Err(error) => {
+                self.house.maillog.warning(None, &format!("attempt ended unexpectedly: {error}"));
+                (error.id(), None)
+            }
+        };
+        let Some((destination, id, run)) = self.about.remove(&task) else { return };
+        let ended = ended.unwrap_or_else(|| {
+            // What panicked once would do so again at once.
+            self.errands.spawn(attempt::defer(self.house.clone(), id, self.interval));
+            Ended::nothing()
+        });
+        let now = self.now();
+        let home = self.schedule.finished(&destination, id, ended.news, now);
+        match ended.again {
+            Again::No => {}
+            Again::Soon => {
+                self.incoming_again();
+                self.agenda_after(AGENDA_SOON);
+            }
+            Again::Later => {
+                self.incoming_after(STORE_PAUSE);
+                self.agenda_after(STORE_PAUSE);
+            }
+        }
+        if let Some(due) = ended.report_due.filter(|_| self.reports_due.len() < REPORTS_DUE_MAX) {
+            self.reports_due.insert((due, id.queue_id));
+        }
+        for accepted in ended.accepted {
+            self.fresh(accepted, None);
+        }
+        self.send_home(home, ended.unreachable);
+        self.advance_agenda_if_idle(&destination);
+        if let Some(run) = run {
+            self.job_of_run_ended(run, ended.failed);
+        }
+    }
+
+    /// Jobs that waited for a destination that just proved unreachable: it was their attempt too.
+    fn send_home(&mut self, home: Vec<Waiting<Claim>>, unreachable: Option<Report>) {
+        let mut judged: Vec<(RunSettings, Waiting<Claim>)> = Vec::new();
+        let mut of_runs = Vec::new();
+        for waiting in home {
+            of_runs.extend(waiting.run);
+            let run = waiting.run.and_then(|run| self.runs.get(&run));
+            let settings = run.map(|run| run.run.settings.clone()).unwrap_or_default();
+            if attempt::judges_each(&settings, self.interval) {
+                judged.push((settings, waiting));
+            } else {
+                self.closed.push(waiting);
+            }
+        }
+        if let Some(report) = unreachable.filter(|_| !judged.is_empty()) {
+            let (house, interval) = (self.house.clone(), self.interval);
+            self.errands.spawn(attempt::judge_unreachable(house, judged, report, interval));
+        }
+        // Only now, as the last one ends its run.
+        for run in of_runs {
+            self.job_of_run_ended(run, None);
+        }
+    }
+
+    fn job_of_run_ended(&mut self, id: RunId, failed: Option<EnhancedStatus>) {
+        if let Some(run) = self.runs.get_mut(&id) {
+            run.outstanding -= 1;
+            if let Some(status) = failed {
+                run.failed(status);
+            }
+        }
+        self.close_run_if_done(id);
+    }
+
+    fn close_run_if_done(&mut self, id: RunId) {
+        if self.runs.get(&id).is_some_and(|run| run.exhausted && run.outstanding == 0)
+            && let Some(run) = self.runs.remove(&id)
+        {
+            for listener in run.listeners {
+                // A place is kept free for this last word (`Audience`).
+                let _ = listener.try_send(Progress::Done { exit: run.exit });
+            }
+        }
+    }
+
+    fn errand_done(&mut self, done: Result<Errand, tokio::task::JoinError>) {
+        match done {
+            Ok(Errand::Accepted(accepted)) => {
+                for accepted in accepted {
+                    self.fresh(accepted, None);
+                }
+                self.agenda_after(AGENDA_SOON);
+            }
+            Ok(Errand::AgendaMoved) => self.agenda_after(AGENDA_SOON),
+            Ok(Errand::Done) => {}
+            Ok(Errand::ReportLater(id)) => {
+                self.reports_due.insert((self.now().after(REPORT_PAUSE), id));
+            }
+            Ok(Errand::Failed(error)) => {
+                self.house.maillog.warning(None, &format!("queue: {error}; trying again"));
+                self.incoming_after(STORE_PAUSE);
+                self.agenda_after(STORE_PAUSE);
+            }
+            Err(error) => {
+                self.house
+                    .maillog
+                    .warning(None, &format!("queue errand ended unexpectedly: {error}"));
+                self.incoming_after(STORE_PAUSE);
+            }
+        }
+    }
+}
+
+/// Resolves when it is time to stop, or nobody is left to say so.
+async fn time_to_stop(stop: &mut watch::Receiver<bool>) {
+    // Its value is known: true.
+    drop(stop.wait_for(|stop| *stop).await);
+}

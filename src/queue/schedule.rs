@@ -1,0 +1,619 @@
+//! Which job next: the active window, destination by destination. Pure: no I/O, no clock.
+//!
+//! A *lane* is what is in memory of one destination: jobs that wait, how many run, how many may. Lanes take turns,
+//! so a busy destination never keeps another one waiting. Inside a lane new mail and backlog alternate, the backlog
+//! rotates between messages, one message holds at most half of the slots while others wait, and a quarter of the
+//! slots is kept for new mail: with a smart host everything is one lane, and a new message still leaves at once
+//! while a list of 100 000 recipients goes out.
+//!
+//! The number of slots of a lane grows with each success and is halved by each lost connection; a destination that
+//! cannot be reached at all closes its lane until a given time.
+//!
+//! Everything is bounded: jobs in memory ([`Limits::jobs`]), their bytes ([`Limits::octets`]), idle lanes kept
+//! ([`IDLE_LANES_MAX`]). What does not fit stays in the store, where the runner finds it again.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use crate::mail::job::{Destination, Job, JobId};
+use crate::mail::queue_id::QueueId;
+use crate::mail::time::Timestamp;
+
+/// Lanes without a job that are remembered for their number of slots; beyond it idle ones are forgotten.
+const IDLE_LANES_MAX: usize = 10_000;
+/// Slots of a lane nothing is known of (Postfix starts with as many).
+const SLOTS_INITIAL: f64 = 5.0;
+/// Backlog jobs of one lane read ahead of need: a refill costs one short range read.
+pub const BACKLOG_LOW: usize = 64;
+
+/// Bounds of the window.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Jobs in memory, waiting or running.
+    pub jobs: usize,
+    /// Octets of messages kept in memory beside their jobs.
+    pub octets: usize,
+    /// Attempts at once.
+    pub running: usize,
+    /// Attempts at once to one destination.
+    pub running_per_destination: usize,
+}
+
+/// How far READY of a destination was read: the time and job of the last row; none before the first.
+pub type ReadyKey = Option<(Timestamp, JobId)>;
+
+/// Names one explicit run of the queue.
+pub type RunId = u64;
+
+/// A job in the window. `hold` is whatever must live as long as the job is known (the store's claim).
+#[derive(Debug)]
+pub struct Waiting<H> {
+    /// Its name.
+    pub id: JobId,
+    /// The job itself when it is at hand; else it is loaded when its turn comes.
+    pub job: Option<Box<Job>>,
+    /// The message's bytes, when they are few and at hand.
+    pub bytes: Option<Arc<[u8]>>,
+    /// The explicit run that asked for it.
+    pub run: Option<RunId>,
+    /// Dropped when the job leaves the window.
+    pub hold: H,
+}
+
+/// What a lane says to a job that is offered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Offer {
+    /// It will be attempted.
+    Taken,
+    /// No room in the window; it stays in the store.
+    Full,
+    /// The destination is closed until then.
+    Closed(Timestamp),
+}
+
+/// What an attempt taught about its destination.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum News {
+    /// It answered.
+    Answered,
+    /// The connection was lost or shut on us in mid-way.
+    Lost,
+    /// It could not be reached; not before this time again.
+    Unreachable(Timestamp),
+    /// Nothing: the job was gone, or could not be loaded.
+    Nothing,
+}
+
+/// A job to start now.
+#[derive(Debug)]
+pub struct Start<H> {
+    /// Where it goes.
+    pub destination: Arc<Destination>,
+    /// The job.
+    pub waiting: Waiting<H>,
+}
+
+/// The active window.
+pub struct Schedule<H> {
+    limits: Limits,
+    lanes: HashMap<Arc<Destination>, Lane<H>>,
+    /// Lanes that have something to start and a slot for it, in turn.
+    turns: VecDeque<Arc<Destination>>,
+    known: HashSet<JobId>,
+    octets: usize,
+    running: usize,
+}
+
+/// Whether READY holds due jobs of this lane that are not in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Backlog {
+    /// All that is due is known.
+    Read,
+    /// There may be more after this key.
+    More(ReadyKey),
+}
+
+struct Lane<H> {
+    fresh: VecDeque<Waiting<H>>,
+    /// Waiting backlog by message, in rotation; none empty.
+    messages: VecDeque<(QueueId, VecDeque<Waiting<H>>)>,
+    backlog_len: usize,
+    running_fresh: usize,
+    running_backlog: HashMap<QueueId, usize>,
+    running_backlog_total: usize,
+    slots: f64,
+    closed_until: Option<Timestamp>,
+    /// When it was last found unreachable.
+    failed_at: Option<Timestamp>,
+    backlog: Backlog,
+    fresh_next: bool,
+    in_turns: bool,
+}
+
+impl<H> Schedule<H> {
+    /// An empty window.
+    pub fn new(limits: Limits) -> Schedule<H> {
+        Schedule {
+            limits,
+            lanes: HashMap::new(),
+            turns: VecDeque::new(),
+            known: HashSet::new(),
+            octets: 0,
+            running: 0,
+        }
+    }
+
+    /// Whether the job is in the window, waiting or running.
+    pub fn knows(&self, id: JobId) -> bool {
+        self.known.contains(&id)
+    }
+
+    /// Jobs in the window.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether nothing is in the window.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Attempts under way.
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Whether another job would be taken.
+    pub fn has_room(&self) -> bool {
+        self.known.len() < self.limits.jobs
+    }
+
+    /// Whether there is a lane for it: then what the store knows of the destination was told already.
+    pub fn has_lane(&self, destination: &Destination) -> bool {
+        self.lanes.contains_key(destination)
+    }
+
+    /// Makes a lane, closed until `closed_until` and last unreachable at `failed_at` when the store says so.
+    pub fn open_lane(
+        &mut self,
+        destination: Destination,
+        closed_until: Option<Timestamp>,
+        failed_at: Option<Timestamp>,
+    ) {
+        self.forget_idle_lanes();
+        let lane = self.lanes.entry(Arc::new(destination)).or_insert_with(Lane::new);
+        lane.closed_until = closed_until;
+        lane.failed_at = failed_at;
+    }
+
+    /// When the destination was last found unreachable, as far as the window remembers.
+    pub fn failed_at(&self, destination: &Destination) -> Option<Timestamp> {
+        self.lanes.get(destination).and_then(|lane| lane.failed_at)
+    }
+
+    /// New mail. Its lane must have been opened. The job is not yet known.
+    pub fn offer_fresh(
+        &mut self,
+        destination: &Destination,
+        mut waiting: Waiting<H>,
+        now: Timestamp,
+    ) -> Result<(), (Offer, Waiting<H>)> {
+        let Some((name, lane)) = self.lanes.get_key_value(destination) else {
+            return Err((Offer::Full, waiting));
+        };
+        if let Some(until) = lane.closed_until.filter(|until| *until > now) {
+            return Err((Offer::Closed(until), waiting));
+        }
+        if self.known.len() >= self.limits.jobs {
+            return Err((Offer::Full, waiting));
+        }
+        let name = name.clone();
+        self.keep_bytes(&mut waiting);
+        self.known.insert(waiting.id);
+        let lane = self.lanes.entry(name.clone()).or_insert_with(Lane::new);
+        lane.fresh.push_back(waiting);
+        self.enter_turns(name);
+        Ok(())
+    }
+
+    /// A job of the backlog; for an explicit run it goes through a closed lane's door (`waiting.run` is set).
+    pub fn offer_backlog(
+        &mut self,
+        destination: &Destination,
+        mut waiting: Waiting<H>,
+        now: Timestamp,
+    ) -> Result<(), (Offer, Waiting<H>)> {
+        let Some((name, lane)) = self.lanes.get_key_value(destination) else {
+            return Err((Offer::Full, waiting));
+        };
+        match lane.closed_until {
+            Some(until) if until > now && waiting.run.is_none() => {
+                return Err((Offer::Closed(until), waiting));
+            }
+            _ => {}
+        }
+        if self.known.len() >= self.limits.jobs {
+            return Err((Offer::Full, waiting));
+        }
+        let name = name.clone();
+        self.keep_bytes(&mut waiting);
+        self.known.insert(waiting.id);
+        let lane = self.lanes.entry(name.clone()).or_insert_with(Lane::new);
+        if waiting.run.is_some() {
+            // One job may knock; if the door stays shut, `finished` sends the others home.
+            lane.closed_until = None;
+        }
+        lane.push_backlog(waiting);
+        self.enter_turns(name);
+        Ok(())
+    }
+
+    /// READY of this destination may hold jobs that are due: read them from the start. False when its lane is closed
+    /// still: then its AGENDA key is early.
+    pub fn expect_backlog(&mut self, destination: &Destination, now: Timestamp) -> bool {
+        let Some(lane) = self.lanes.get_mut(destination) else { return false };
+        if lane.closed_until.is_some_and(|until| until > now) {
+            return false;
+        }
+        lane.closed_until = None;
+        if lane.backlog == Backlog::Read {
+            lane.backlog = Backlog::More(None);
+        }
+        true
+    }
+
+    /// Whether the backlog of this destination is being worked on: its AGENDA key need not be looked at again.
+    pub fn works_on(&self, destination: &Destination) -> bool {
+        self.lanes.get(destination).is_some_and(|lane| {
+            lane.backlog != Backlog::Read || lane.backlog_len + lane.running_backlog_total > 0
+        })
+    }
+
+    /// Lanes that want more of their backlog, with the READY key to go on from.
+    pub fn hungry(&self, limit: usize) -> Vec<(Arc<Destination>, ReadyKey)> {
+        self.lanes
+            .iter()
+            .filter_map(|(name, lane)| match lane.backlog {
+                Backlog::More(after) if lane.backlog_len < BACKLOG_LOW => {
+                    Some((name.clone(), after))
+                }
+                _ => None,
+            })
+            .take(limit)
+            .collect()
+    }
+
+    /// The backlog of this lane was read up to `after`; `more` says whether READY may hold more that is due.
+    pub fn fed(&mut self, destination: &Destination, after: ReadyKey, more: bool) {
+        if let Some(lane) = self.lanes.get_mut(destination) {
+            lane.backlog = if more { Backlog::More(after) } else { Backlog::Read };
+        }
+    }
+
+    /// The next job to start, if there is one and a slot for it.
+    pub fn start_next(&mut self) -> Option<Start<H>> {
+        while self.running < self.limits.running {
+            let name = self.turns.pop_front()?;
+            let Some(lane) = self.lanes.get_mut(&name) else { continue };
+            lane.in_turns = false;
+            let Some(waiting) = lane.take(self.limits.running_per_destination) else { continue };
+            self.running += 1;
+            if let Some(bytes) = &waiting.bytes {
+                self.octets -= bytes.len();
+            }
+            self.enter_turns(name.clone());
+            return Some(Start { destination: name, waiting });
+        }
+        None
+    }
+
+    /// An attempt ended. Returns jobs that are sent home: they wait for a destination that is now closed.
+    pub fn finished(
+        &mut self,
+        destination: &Destination,
+        id: JobId,
+        news: News,
+        now: Timestamp,
+    ) -> Vec<Waiting<H>> {
+        self.known.remove(&id);
+        self.running -= 1;
+        let Some((name, _)) = self.lanes.get_key_value(destination) else { return Vec::new() };
+        let name = name.clone();
+        let mut home = Vec::new();
+        if let Some(lane) = self.lanes.get_mut(&name) {
+            lane.left(id);
+            match news {
+                News::Answered => {
+                    lane.slots += 1.0 / lane.slots;
+                    lane.closed_until = None;
+                    lane.failed_at = None;
+                }
+                News::Lost => lane.slots = (lane.slots / 2.0).max(1.0),
+                News::Unreachable(until) => {
+                    lane.slots = SLOTS_INITIAL;
+                    lane.closed_until = Some(until);
+                    lane.failed_at = Some(now);
+                    lane.backlog = Backlog::Read;
+                    home = lane.empty();
+                }
+                News::Nothing => {}
+            }
+            lane.slots = lane.slots.min(self.limits.running_per_destination as f64);
+        }
+        for waiting in &home {
+            self.known.remove(&waiting.id);
+            if let Some(bytes) = &waiting.bytes {
+                self.octets -= bytes.len();
+            }
+        }
+        self.enter_turns(name);
+        home
+    }
+
+    /// Bytes stay in memory while there is room for them; else the job reads them from the store.
+    fn keep_bytes(&mut self, waiting: &mut Waiting<H>) {
+        if let Some(bytes) = &waiting.bytes {
+            if self.octets + bytes.len() > self.limits.octets {
+                waiting.bytes = None;
+            } else {
+                self.octets += bytes.len();
+            }
+        }
+    }
+
+    fn enter_turns(&mut self, name: Arc<Destination>) {
+        if let Some(lane) = self.lanes.get_mut(&name)
+            && !lane.in_turns
+            && lane.can_start(self.limits.running_per_destination)
+        {
+            lane.in_turns = true;
+            self.turns.push_back(name);
+        }
+    }
+
+    fn forget_idle_lanes(&mut self) {
+        if self.lanes.len() >= IDLE_LANES_MAX {
+            self.lanes.retain(|_, lane| lane.in_turns || !lane.is_idle());
+        }
+    }
+}
+
+impl<H> Lane<H> {
+    fn new() -> Lane<H> {
+        Lane {
+            fresh: VecDeque::new(),
+            messages: VecDeque::new(),
+            backlog_len: 0,
+            running_fresh: 0,
+            running_backlog: HashMap::new(),
+            running_backlog_total: 0,
+            slots: SLOTS_INITIAL,
+            closed_until: None,
+            failed_at: None,
+            backlog: Backlog::Read,
+            fresh_next: true,
+            in_turns: false,
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.fresh.is_empty()
+            && self.messages.is_empty()
+            && self.running_fresh + self.running_backlog_total == 0
+            && self.backlog == Backlog::Read
+    }
+
+    fn slots(&self, max: usize) -> usize {
+        (self.slots as usize).clamp(1, max.max(1))
+    }
+
+    /// A quarter of the slots, one at least, is never given to the backlog, unless there is only one.
+    fn backlog_slots(&self, max: usize) -> usize {
+        let slots = self.slots(max);
+        (slots - slots.div_ceil(4)).max(1)
+    }
+
+    fn fresh_may_start(&self, max: usize) -> bool {
+        !self.fresh.is_empty() && self.running_fresh + self.running_backlog_total < self.slots(max)
+    }
+
+    fn backlog_may_start(&self, max: usize) -> bool {
+        !self.messages.is_empty()
+            && self.running_backlog_total < self.backlog_slots(max)
+            && self.running_fresh + self.running_backlog_total < self.slots(max)
+    }
+
+    fn can_start(&self, max: usize) -> bool {
+        self.fresh_may_start(max) || self.backlog_may_start(max)
+    }
+
+    fn take(&mut self, max: usize) -> Option<Waiting<H>> {
+        let fresh = self.fresh_may_start(max);
+        let backlog = self.backlog_may_start(max);
+        if fresh && (self.fresh_next || !backlog) {
+            self.fresh_next = false;
+            let waiting = self.fresh.pop_front()?;
+            self.running_fresh += 1;
+            return Some(waiting);
+        }
+        self.fresh_next = true;
+        if backlog { self.take_backlog(max) } else { None }
+    }
+
+    /// The next message in rotation that does not hold half of the slots already; the first one when all do.
+    fn take_backlog(&mut self, max: usize) -> Option<Waiting<H>> {
+        let half = (self.slots(max) / 2).max(1);
+        for _ in 0..self.messages.len().min(max) {
+            let front = self.messages.front()?.0;
+            let others = self.messages.len() > 1 || !self.fresh.is_empty();
+            let running = self.running_backlog.get(&front).copied().unwrap_or(0);
+            if !others || running < half {
+                break;
+            }
+            self.messages.rotate_left(1);
+        }
+        let (message, mut jobs) = self.messages.pop_front()?;
+        let waiting = jobs.pop_front()?;
+        if !jobs.is_empty() {
+            self.messages.push_back((message, jobs));
+        }
+        self.backlog_len -= 1;
+        *self.running_backlog.entry(message).or_default() += 1;
+        self.running_backlog_total += 1;
+        Some(waiting)
+    }
+
+    fn push_backlog(&mut self, waiting: Waiting<H>) {
+        self.backlog_len += 1;
+        let message = waiting.id.queue_id;
+        // Jobs of one message come one after another. If rotation has come between, the message stands in the
+        // rotation twice for a while, which its bound of half the slots makes harmless.
+        match self.messages.back_mut() {
+            Some((id, jobs)) if *id == message => jobs.push_back(waiting),
+            _ => self.messages.push_back((message, VecDeque::from([waiting]))),
+        }
+    }
+
+    /// One of ours stopped running. Backlog is counted by message; whatever is not there was new mail.
+    fn left(&mut self, id: JobId) {
+        match self.running_backlog.get_mut(&id.queue_id) {
+            Some(running) => {
+                *running -= 1;
+                if *running == 0 {
+                    self.running_backlog.remove(&id.queue_id);
+                }
+                self.running_backlog_total -= 1;
+            }
+            None => self.running_fresh -= 1,
+        }
+    }
+
+    fn empty(&mut self) -> Vec<Waiting<H>> {
+        self.backlog_len = 0;
+        let backlog = std::mem::take(&mut self.messages).into_iter().flat_map(|(_, jobs)| jobs);
+        std::mem::take(&mut self.fresh).into_iter().chain(backlog).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::job::Mailer;
+
+    const LIMITS: Limits =
+        Limits { jobs: 1000, octets: 100, running: 100, running_per_destination: 20 };
+    const NOW: Timestamp = Timestamp::ZERO;
+
+    fn to(host: &str) -> Destination {
+        Destination { mailer: Mailer::Esmtp, next_hop: host.into() }
+    }
+
+    fn job(message: u64, number: u32) -> Waiting<()> {
+        let id = JobId { queue_id: QueueId::from_u64(message), number };
+        Waiting { id, job: None, bytes: None, run: None, hold: () }
+    }
+
+    fn window(hosts: &[&str]) -> Schedule<()> {
+        let mut schedule = Schedule::new(LIMITS);
+        for host in hosts {
+            schedule.open_lane(to(host), None, None);
+        }
+        schedule
+    }
+
+    fn starts(schedule: &mut Schedule<()>) -> Vec<(String, u64, u32)> {
+        std::iter::from_fn(|| schedule.start_next())
+            .map(|s| {
+                let id = s.waiting.id;
+                (s.destination.next_hop.clone(), id.queue_id.as_u64(), id.number)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn destinations_take_turns() {
+        let mut schedule = window(&["a", "b"]);
+        for n in 0..3 {
+            schedule.offer_fresh(&to("a"), job(n, 0), NOW).unwrap();
+        }
+        schedule.offer_fresh(&to("b"), job(9, 0), NOW).unwrap();
+        let order: Vec<_> = starts(&mut schedule).into_iter().map(|(host, ..)| host).collect();
+        assert_eq!(order, ["a", "b", "a", "a"]);
+    }
+
+    #[test]
+    fn a_long_list_leaves_slots_for_new_mail() {
+        let mut schedule = window(&["a"]);
+        for number in 0..100 {
+            schedule.offer_backlog(&to("a"), job(1, number), NOW).unwrap();
+        }
+        // 5 slots, a quarter of which (2) is not for the backlog.
+        assert_eq!(starts(&mut schedule).len(), 3);
+        schedule.offer_fresh(&to("a"), job(2, 0), NOW).unwrap();
+        assert_eq!(starts(&mut schedule), [("a".into(), 2, 0)]);
+    }
+
+    #[test]
+    fn one_message_holds_half_while_others_wait() {
+        let mut schedule = window(&["a"]);
+        for number in 0..10 {
+            schedule.offer_backlog(&to("a"), job(1, number), NOW).unwrap();
+        }
+        for number in 0..10 {
+            schedule.offer_backlog(&to("a"), job(2, number), NOW).unwrap();
+        }
+        let messages: Vec<_> = starts(&mut schedule).into_iter().map(|(_, m, _)| m).collect();
+        assert_eq!(messages, [1, 2, 1]);
+    }
+
+    #[test]
+    fn an_unreachable_destination_sends_its_jobs_home_and_closes() {
+        let mut schedule = window(&["a"]);
+        for n in 0..8 {
+            schedule.offer_fresh(&to("a"), job(n, 0), NOW).unwrap();
+        }
+        assert_eq!(starts(&mut schedule).len(), 5);
+        let until = Timestamp::from_secs(900);
+        let id = job(0, 0).id;
+        let home = schedule.finished(&to("a"), id, News::Unreachable(until), NOW);
+        assert_eq!(home.len(), 3);
+        assert_eq!(schedule.len(), 4);
+        let (offer, _) = schedule.offer_fresh(&to("a"), job(20, 0), NOW).unwrap_err();
+        assert_eq!(offer, Offer::Closed(until));
+        assert!(schedule.offer_fresh(&to("a"), job(20, 0), until).is_ok());
+        // An explicit run knocks whatever the time.
+        schedule.open_lane(to("a"), Some(until), None);
+        let knock = Waiting { run: Some(1), ..job(21, 0) };
+        assert!(schedule.offer_backlog(&to("a"), knock, NOW).is_ok());
+    }
+
+    #[test]
+    fn slots_grow_with_success_and_halve_with_loss() {
+        let mut schedule = window(&["a"]);
+        let lane_slots = |s: &Schedule<()>| s.lanes[&to("a")].slots(20);
+        for n in 0..300 {
+            schedule.offer_fresh(&to("a"), job(n, 0), NOW).unwrap();
+            let start = schedule.start_next().unwrap();
+            schedule.finished(&to("a"), start.waiting.id, News::Answered, NOW);
+        }
+        assert_eq!(lane_slots(&schedule), 20);
+        schedule.offer_fresh(&to("a"), job(999, 0), NOW).unwrap();
+        let start = schedule.start_next().unwrap();
+        schedule.finished(&to("a"), start.waiting.id, News::Lost, NOW);
+        assert_eq!(lane_slots(&schedule), 10);
+        assert!(schedule.is_empty() && schedule.running() == 0);
+    }
+
+    #[test]
+    fn the_window_is_bounded_in_jobs_and_octets() {
+        let mut schedule: Schedule<()> = Schedule::new(Limits { jobs: 2, ..LIMITS });
+        schedule.open_lane(to("a"), None, None);
+        let big = Waiting { bytes: Some(Arc::from([0u8; 80])), ..job(1, 0) };
+        schedule.offer_fresh(&to("a"), big, NOW).unwrap();
+        let more = Waiting { bytes: Some(Arc::from([0u8; 80])), ..job(2, 0) };
+        schedule.offer_fresh(&to("a"), more, NOW).unwrap();
+        assert_eq!(schedule.offer_fresh(&to("a"), job(3, 0), NOW).unwrap_err().0, Offer::Full);
+        assert!(schedule.start_next().unwrap().waiting.bytes.is_some());
+        assert!(schedule.start_next().unwrap().waiting.bytes.is_none());
+    }
+}
