@@ -48,6 +48,7 @@
 
 pub mod accept;
 pub mod config;
+pub mod control;
 pub mod deliver;
 pub mod mail;
 pub mod maillog;
