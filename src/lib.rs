@@ -47,6 +47,7 @@
 //! - Every queue, cache, buffer and loop has a limit with a name and a reason.
 
 pub mod accept;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod deliver;

@@ -1,0 +1,122 @@
+//! A command and whoever holds the store: the running daemon, or, when none answers and we may, this process for a moment.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::exit::Exit;
+use super::house::{self, Kind, Running};
+use crate::config::Config;
+use crate::control::client::{self, WAIT_MAX};
+use crate::maillog::Maillog;
+use crate::store::{Store, StoreError};
+use crate::world::World;
+
+/// Between two looks whether the lock or the socket is free.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Opens the operator's log, on standard error if true: only who holds the store needs it.
+pub type Log<'a> = &'a dyn Fn(bool) -> io::Result<Maillog>;
+
+/// Why nobody could be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Unanswered {
+    /// What failed, on what, and what happens next.
+    pub text: String,
+    /// For the shell.
+    pub exit: Exit,
+}
+
+/// A connection to the holder of the store; the holder itself when it is us.
+pub struct Connected {
+    /// Where to send the request.
+    pub stream: UnixStream,
+    /// We hold the store: to be ended with [`Held::end`].
+    pub held: Option<Held>,
+}
+
+/// The store, opened by this command, and the runtime it lives on.
+pub struct Held {
+    runtime: tokio::runtime::Runtime,
+    running: Running,
+}
+
+impl Held {
+    /// Closes the store.
+    pub fn end(self) -> Result<(), StoreError> {
+        self.runtime.block_on(self.running.stop())
+    }
+}
+
+/// Connects to the daemon, or opens the store. Waits up to 10 s while somebody else is opening or closing it.
+///
+/// # Errors
+/// 75 when there is no queue, or nobody to ask and no right to open it.
+pub fn connect(config: &Arc<Config>, log: Log<'_>) -> Result<Connected, Unanswered> {
+    let directory = &config.queue_directory;
+    let end = Instant::now() + WAIT_MAX;
+    loop {
+        match client::connect(directory) {
+            Ok(stream) => return Ok(Connected { stream, held: None }),
+            Err(error) if client::is_absence(&error) => {}
+            Err(error) => {
+                return Err(later(format!(
+                    "cannot ask the daemon of {}: {error}",
+                    directory.display()
+                )));
+            }
+        }
+        match hold(config, log) {
+            Ok(connected) => return Ok(connected),
+            Err(HoldError::Busy) if Instant::now() < end => std::thread::sleep(LOOK_AGAIN),
+            Err(HoldError::Busy) => {
+                return Err(later(format!(
+                    "the queue in {} is held by a process that does not answer",
+                    directory.display()
+                )));
+            }
+            Err(HoldError::No(text)) => return Err(later(text)),
+        }
+    }
+}
+
+enum HoldError {
+    /// Somebody else has it this moment.
+    Busy,
+    No(String),
+}
+
+fn hold(config: &Arc<Config>, log: Log<'_>) -> Result<Connected, HoldError> {
+    let no = |error: &dyn std::fmt::Display| HoldError::No(error.to_string());
+    let runtime = runtime().map_err(|error| no(&error))?;
+    let started = runtime.block_on(async {
+        let world = World::real(&house::dns_options(config)).map_err(|error| no(&error))?;
+        let options = house::store_options(config, world.clock.clone());
+        let store = match Store::open(options, false) {
+            Ok(store) => store,
+            Err(StoreError::Locked(_)) => return Err(HoldError::Busy),
+            Err(error) => return Err(no(&error)),
+        };
+        let maillog = log(false).map_err(|error| no(&error))?;
+        let config = config.clone();
+        house::start(config, world, store, Vec::new(), None, maillog, Kind::Holder)
+            .await
+            .map_err(|error| no(&error))
+    });
+    let running = started?;
+    let stream = client::connect(&config.queue_directory).map_err(|error| no(&error))?;
+    Ok(Connected { stream, held: Some(Held { runtime, running }) })
+}
+
+fn later(text: String) -> Unanswered {
+    Unanswered { text, exit: Exit::TempFail }
+}
+
+/// The runtime of a daemon or holder.
+pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}

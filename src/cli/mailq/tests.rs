@@ -1,0 +1,164 @@
+//! Listings compared with those of sendmail 8.17 in `tests/golden/`, octet by octet.
+
+use super::*;
+use crate::mail::envelope::{Envelope, Notify, TimeoutClass};
+use crate::mail::job::{BodyRef, Destination, EntryJob, Mailer};
+use crate::mail::outcome::Report;
+use crate::mail::status::EnhancedStatus;
+
+const DEFERRED: &str = include_str!("../../../tests/golden/mailq-deferred.txt");
+const EMPTY: &str = include_str!("../../../tests/golden/mailq-empty.txt");
+const QUARANTINE: &str = include_str!("../../../tests/golden/quarantine.txt");
+
+const REFUSED: &str = "Deferred: Connection refused by down.example.net.";
+const SOFT: &str = "450 4.3.0 Error: command failed";
+
+/// What `command` printed in a golden file, without what Debian's mailq says of the submission queue.
+fn printed(golden: &str, command: &str) -> String {
+    let start = format!("$ {command}\n");
+    let (_, text) = golden.split_once(&start).expect("the file has the command");
+    let (text, _) = text.split_once("[exit").expect("every command has a status");
+    text.split_once("MTA Queue status...\n").map_or(text, |(_, text)| text).to_owned()
+}
+
+/// A message of 31 octets from root, `recipients` by blanks; `own` is what each of them met itself.
+fn entry(
+    id: &str,
+    priority: i64,
+    recipients: &str,
+    status: Option<&str>,
+    own: Option<&str>,
+) -> Entry {
+    let at = Timestamp::from_secs(1_795_328_425);
+    let report = |text: &str| Report {
+        status: EnhancedStatus::new(4, 3, 0),
+        text: text.to_owned(),
+        reply: None,
+        command: None,
+        remote: None,
+        at,
+    };
+    let recipients = recipients.split(' ').map(|address| Recipient {
+        address: address.parse().unwrap(),
+        orcpt: None,
+        notify: Notify::Unspecified,
+        state: RecipientState::Open(own.map(|text| Box::new(report(text)))),
+    });
+    let job = EntryJob {
+        number: 0,
+        destination: Destination { mailer: Mailer::Esmtp, next_hop: "x".into() },
+        due: at,
+        attempts: 1,
+        last_attempt: Some(at),
+        status: status.map(str::to_owned),
+        recipients: recipients.collect(),
+    };
+    let id = id.parse().unwrap();
+    Entry {
+        id,
+        envelope: Envelope {
+            reverse_path: ReversePath::Mailbox("root@lab.example.com".parse().unwrap()),
+            arrival: at,
+            relay: "root@localhost".into(),
+            protocol: String::new(),
+            body_type: BodyType::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+            timeouts: TimeoutClass::Normal,
+            precedence: 0,
+            priority,
+            message_id: String::new(),
+            header_len: 100,
+            size: 131,
+            relay_override: None,
+        },
+        held: None,
+        warned: false,
+        body: BodyRef::Incoming(id),
+        recipients_total: job.recipients.len() as u32,
+        jobs: vec![job],
+        in_flight: false,
+    }
+}
+
+fn queue() -> Vec<Entry> {
+    let soft = format!("Deferred: {SOFT}");
+    vec![
+        entry("6AM6KPaP020579", 30_074, "c@down.example.net", Some(REFUSED), None),
+        entry("6AM6KPvT020582", 30_074, "q@ok.example.net", None, None),
+        entry(
+            "6AM6KP5F020574",
+            60_074,
+            "a@down.example.net b@down.example.net",
+            Some(REFUSED),
+            None,
+        ),
+        entry(
+            "6AM6KPiB020585",
+            90_074,
+            "soft1@soft.example.net soft2@soft.example.net",
+            Some(&soft),
+            Some(SOFT),
+        ),
+    ]
+}
+
+fn list(entries: &[Entry], verbose: bool, printed: Option<u64>) -> String {
+    let mut out = Vec::new();
+    let directory = Path::new("/var/spool/mqueue");
+    let heading = Heading { directory, requests: entries.len() as u64, printed };
+    let mut listing = Listing::begin(&mut out, verbose, TimeZone::UTC, &heading).unwrap();
+    for entry in entries.iter().take(printed.unwrap_or(u64::MAX) as usize) {
+        listing.entry(entry).unwrap();
+    }
+    listing.end().unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn listings_are_sendmails() {
+    assert_eq!(list(&queue(), false, None), printed(DEFERRED, "mailq"));
+    assert_eq!(list(&queue(), true, None), printed(DEFERRED, "sendmail -bp -v"));
+    assert_eq!(list(&queue()[2..3], false, None), printed(DEFERRED, "mailq -qRa@down"));
+    assert_eq!(list(&[], false, None), printed(EMPTY, "sendmail -bp"));
+}
+
+#[test]
+fn held_messages_say_why() {
+    let mut entries = queue();
+    entries.remove(1);
+    for entry in &mut entries {
+        entry.held = Some("testing".into());
+        entry.jobs[0].recipients.reverse();
+    }
+    // sendmail had sorted these recipients anew when it wrote the files again.
+    assert_eq!(list(&entries, false, None), printed(QUARANTINE, "mailq -qQ"));
+}
+
+#[test]
+fn the_rest_of_the_columns() {
+    let mut one = entry("6AM6KPaP020579", -5, &format!("{}@x.example", "é".repeat(60)), None, None);
+    one.envelope.body_type = BodyType::EightBitMime;
+    one.envelope.reverse_path = ReversePath::Null;
+    (one.in_flight, one.warned) = (true, true);
+    let mut long = entry("6AM6KPaP020580", 1, "a@x", None, None);
+    (long.jobs, long.recipients_total) = (Vec::new(), 100_000);
+    let entries = [one, long];
+    assert_eq!(
+        list(&entries, false, Some(1)),
+        format!(
+            "\t\t/var/spool/mqueue (2 requests, only 1 printed)\n\
+             -----Q-ID----- --Size-- -----Q-Time----- ------------Sender/Recipient-----------\n\
+             6AM6KPaP020579*      31 Sun Nov 22 06:20 MAILER-DAEMON\n      8BITMIME\n\t\t\t\t\t {}\n\
+             \t\tTotal requests: 2\n",
+            "é".repeat(38)
+        )
+    );
+    let text = list(&entries, true, None);
+    assert!(
+        text.contains("6AM6KPaP020579*      31         -5+Nov 22 06:20 MAILER-DAEMON\n"),
+        "{text}"
+    );
+    assert!(text.contains("\n\t\t\t\t\t (100000 recipients)\n"), "{text}");
+}

@@ -1,0 +1,261 @@
+//! PERSONALITIES: parse, call one function, print. What a person types ends here.
+
+pub mod argv;
+pub mod ask;
+pub mod daemon;
+pub mod exit;
+pub mod help;
+pub mod house;
+pub mod input;
+pub mod mailq;
+pub mod queue;
+pub mod send;
+pub mod spool;
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use jiff::tz::TimeZone;
+
+use crate::config::check::{self, Diagnostic, Severity, Sources};
+use crate::config::host::HostNames;
+use crate::config::locate::{self, Facts};
+use crate::config::raw::Setting;
+use crate::config::{Config, DeliveryMode, options};
+use crate::mail::time::Timestamp;
+use crate::maillog::{Maillog, Options, SYSLOG_SOCKET, Sink};
+use crate::queue::run::Run;
+use crate::settle::RunSettings;
+use argv::{Invocation, Mode, Pace, UsageError};
+use exit::Exit;
+
+/// The whole program: `arguments` with argv[0] first.
+pub fn main(arguments: Vec<OsString>) -> ExitCode {
+    spans();
+    match argv::parse(arguments.iter().cloned()) {
+        Ok(invocation) => run(invocation, arguments).into(),
+        Err(error) => {
+            if error == UsageError::NoRecipients {
+                // As sendmail: a program that pipes a message in is not to die of a broken pipe.
+                let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            }
+            eprintln!("{error}");
+            Exit::from(&error).into()
+        }
+    }
+}
+
+/// Spans and events for us, on standard error, when KVMTA_TRACE asks for them (`KVMTA_TRACE=kvmta=debug`).
+fn spans() {
+    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("KVMTA_TRACE") {
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    }
+}
+
+fn run(mut invocation: Invocation, arguments: Vec<OsString>) -> Exit {
+    for notice in &invocation.notices {
+        eprintln!("{notice}");
+    }
+    if let Mode::Help(topic) = &invocation.mode {
+        return print(&help::text(*topic));
+    }
+    if invocation.mode == Mode::Version {
+        return print(&format!("{}\n", help::version()));
+    }
+    let (config, diagnostics) = match load(&invocation) {
+        Ok(loaded) => loaded,
+        Err(exit) => return exit,
+    };
+    if invocation.mode == Mode::CheckConfig {
+        return checked(&diagnostics);
+    }
+    for diagnostic in diagnostics.iter().filter(|found| found.severity > Severity::Notice) {
+        eprintln!("{diagnostic}");
+    }
+    let tag = invocation.log_tag.take();
+    let mode = std::mem::replace(&mut invocation.mode, Mode::Version);
+    let log = |stderr: bool| open_log(&config, tag.as_deref(), stderr);
+    match mode {
+        Mode::Daemon { foreground, pace, run_now } => {
+            let interval = pace.map(every);
+            let daemon = daemon::Daemon { foreground, listens: true, interval, run_now };
+            daemon::start(config.clone(), &daemon, &diagnostics, &arguments, &log)
+        }
+        Mode::QueueDaemon(pace) => {
+            let interval = Some(every(pace));
+            let daemon =
+                daemon::Daemon { foreground: false, listens: false, interval, run_now: true };
+            daemon::start(config.clone(), &daemon, &diagnostics, &arguments, &log)
+        }
+        Mode::Submit(submission) | Mode::Arpanet(submission) => send::send(
+            &Arc::new(config.clone()),
+            sending(&config, submission, &invocation),
+            now(),
+            &log,
+        ),
+        Mode::Smtp => send::smtp(&Arc::new(config.clone()), &log),
+        Mode::RunQueue { selection, foreground } => {
+            let run = Run {
+                selection,
+                settings: run_settings(&config, &invocation.options),
+                wait: foreground || config.verbose,
+                verbose: config.verbose,
+            };
+            queue::run(&Arc::new(config.clone()), run, &log)
+        }
+        Mode::ListQueue { lost: true, .. } => {
+            // A store has no lost control files.
+            print(&format!(
+                "{} is empty\n\t\tTotal requests: 0\n",
+                config.queue_directory.display()
+            ))
+        }
+        Mode::ListQueue { selection, .. } => {
+            queue::list(&Arc::new(config.clone()), selection, &log)
+        }
+        Mode::CountQueue => queue::count(&Arc::new(config.clone()), &log),
+        Mode::HostStatus => queue::hosts(&Arc::new(config.clone()), &log),
+        Mode::PurgeHostStatus => {
+            not_yet("-bH: host status expires by itself after Timeout.hoststatus")
+        }
+        Mode::Quarantine { .. } => not_yet("-Q: holding and releasing messages"),
+        Mode::Verify { .. } => not_yet("-bv: verifying addresses"),
+        Mode::Aliases => not_yet("-bi: alias files"),
+        Mode::TestRules => not_yet("-bt: test mode"),
+        Mode::Help(_) | Mode::Version | Mode::CheckConfig => Exit::Ok,
+    }
+}
+
+fn not_yet(what: &str) -> Exit {
+    eprintln!("kvmta: {what}: not in this version; nothing was done");
+    Exit::Unavailable
+}
+
+fn print(text: &str) -> Exit {
+    use io::Write;
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Exit::IoErr,
+        _ => Exit::Ok,
+    }
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn every(pace: Pace) -> Duration {
+    match pace {
+        Pace::Every(interval) | Pace::Continuous(interval) => interval,
+    }
+}
+
+/// Finds queue and file, and reads the configuration.
+fn load(invocation: &Invocation) -> Result<(Config, Vec<Diagnostic>), Exit> {
+    let options = &invocation.options;
+    let facts = Facts::of_this_process();
+    let location =
+        locate::locate(invocation.config_file.as_deref(), options, &facts).map_err(|error| {
+            eprintln!("kvmta: {error}");
+            Exit::from(&error)
+        })?;
+    let sources = Sources {
+        location: &location,
+        host: &HostNames::of_this_machine(),
+        options,
+        macros: &invocation.macros,
+        read: &check::read_file,
+    };
+    Config::load(&sources).map_err(|error| {
+        eprintln!("{error}");
+        Exit::from(&error)
+    })
+}
+
+/// `-bC`
+fn checked(diagnostics: &[Diagnostic]) -> Exit {
+    for diagnostic in diagnostics {
+        println!("{diagnostic}");
+    }
+    let worst = diagnostics.iter().map(|diagnostic| diagnostic.severity).max();
+    if worst == Some(Severity::Error) { Exit::Config } else { Exit::Ok }
+}
+
+/// The operator's log: syslog, or standard error for a daemon in the foreground and where there is no syslog.
+fn open_log(config: &Config, tag: Option<&str>, stderr: bool) -> io::Result<Maillog> {
+    let sink = match stderr || !std::path::Path::new(SYSLOG_SOCKET).exists() {
+        true => Sink::Stream(Box::new(io::stderr())),
+        false => Sink::Syslog(SYSLOG_SOCKET.into()),
+    };
+    Maillog::open(Options {
+        sink,
+        tag: tag.unwrap_or("kvmta").to_owned(),
+        level: config.log_level,
+        clock: Arc::new(now),
+        zone: TimeZone::system(),
+    })
+}
+
+fn sending(
+    config: &Config,
+    mut submission: crate::mail::submission::Submission,
+    invocation: &Invocation,
+) -> send::Sending {
+    let mode = config.delivery_mode;
+    submission.queue_only = !mode.is_immediate();
+    let mut settings = Vec::new();
+    if let Some(file) = &invocation.config_file {
+        settings.push("-C".into());
+        settings.push(file.clone().into_os_string());
+    }
+    for Setting { name, value } in &invocation.options {
+        settings.push("-O".into());
+        settings.push(format!("{}={value}", long_name(name)).into());
+    }
+    send::Sending {
+        submission,
+        dot_ends: !config.ignore_dots,
+        wait: config.verbose || mode == DeliveryMode::Interactive,
+        verbose: config.verbose,
+        error_mode: config.error_mode,
+        settings,
+    }
+}
+
+/// The full name of an option given by letter or abbreviation; as typed when it has none.
+fn long_name(name: &str) -> &str {
+    options::find(name).map_or(name, |(option, _)| option.name)
+}
+
+/// The options of the command line that act on this run alone (sendmail: `-q -OTimeout.queuereturn=0`).
+fn run_settings(config: &Config, options: &[Setting]) -> RunSettings {
+    let mut settings = RunSettings::default();
+    for setting in options {
+        let name = long_name(&setting.name);
+        let classes = match name.rsplit('.').next() {
+            Some("normal") => 0..1,
+            Some("urgent") => 1..2,
+            Some("non-urgent") => 2..3,
+            Some("dsn") => 3..4,
+            _ => 0..4,
+        };
+        for class in classes {
+            let timeouts = config.queue_timeouts[class];
+            if name.starts_with("Timeout.queuereturn") || name == "QueueTimeout" {
+                settings.queue_return[class] = Some(timeouts.giving_up);
+            }
+            if name.starts_with("Timeout.queuewarn") {
+                settings.queue_warn[class] = Some(timeouts.warn);
+            }
+        }
+        match name {
+            "MinQueueAge" => settings.min_queue_age = Some(config.min_queue_age),
+            "MaxQueueAge" => settings.max_queue_age = Some(config.max_queue_age),
+            _ => {}
+        }
+    }
+    settings
+}
