@@ -1,0 +1,3 @@
+//! What stands outside our doors in these tests and speaks real bytes.
+
+pub mod name_server;

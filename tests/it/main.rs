@@ -1,0 +1,12 @@
+//! What peers, operators and the disk can see, in one binary.
+
+mod client_dialogue;
+mod dialogue;
+mod dns;
+mod fake;
+mod route;
+mod server_properties;
+mod session;
+mod tidy;
+mod tls;
+mod walk;
