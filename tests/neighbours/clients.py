@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""(g) The programs people send mail with: swaks, smtplib, s-nail and mutt through the sendmail command, git send-email."""
+import smtplib
+from email.message import EmailMessage
+from lab import *
+
+with Scenario("clients") as s:
+    sink = s.sink().start()
+    kvmta = s.kvmta(smart_host=sink.port)
+    kvmta.start()
+    os.environ.update(HOME=str(s.dir), EMAIL="me@load.example", GIT_CONFIG_NOSYSTEM="1")
+    # What a mail program calls: the sendmail command, on this queue.
+    command = s.dir / "sendmail"
+    command.write_text(f'#!/bin/sh\nexec {KVMTA} -oQ{kvmta.dir} "$@"\n')
+    command.chmod(0o755)
+
+    def expect(label, recipient, *parts):
+        wait_for(lambda: sink.recipients()[recipient], 10)
+        found = [a for a in sink.arrivals if recipient in a.recipients]
+        if s.check(len(found) == 1, f"{label}: arrived once", (len(found), kvmta.log()[-300:])):
+            for part in parts:
+                s.check(part in found[0].data, f"{label}: has {part!r}", found[0].data[-600:])
+            return found[0]
+        return None
+
+    def run(label, process, stdin=b""):
+        out, _ = process.communicate(stdin, timeout=60)
+        (s.dir / f"{label.replace(' ', '-')}.out").write_bytes(out)
+        s.check(process.returncode == 0, f"{label}: exit 0", out[-600:])
+        return out
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    out = run("swaks", tool("swaks", "usr/bin/swaks", "--server", f"{LOCAL}:{kvmta.port}", "--from", "me@load.example", "--to",
+              "swaks@sink.example", "--body", "line one\n.\nline three", "--header", "X-Try: swaks", **pipes))
+    expect("swaks", "swaks@sink.example", b"X-Try: swaks\r\n", b"line one\r\n.\r\nline three")
+    run("swaks pipelining", tool("swaks", "usr/bin/swaks", "--server", f"{LOCAL}:{kvmta.port}", "--from", "me@load.example", "--to",
+        "p1@sink.example,p2@sink.example", "--pipeline", **pipes))
+    expect("swaks pipelining", "p2@sink.example")
+
+    mail = EmailMessage()
+    mail["From"], mail["To"], mail["Subject"] = "me@load.example", "py@sink.example", "Grüße"
+    mail.set_content("Hallo Welt, schöne Grüße\n")
+    mail.add_attachment(bytes(range(256)) * 50, maintype="application", subtype="octet-stream", filename="all.bin")
+    with smtplib.SMTP(LOCAL, kvmta.port) as smtp:
+        s.check(smtp.send_message(mail) == {}, "smtplib: nobody refused")
+        s.check(smtp.has_extn("8bitmime") and smtp.has_extn("pipelining") and smtp.has_extn("dsn"), "smtplib: extensions",
+                smtp.esmtp_features)
+    expect("smtplib", "py@sink.example", b"all.bin")
+
+    run("s-nail", tool("snail", "usr/bin/s-nail", "-:/", "-Sv15-compat", f"-Smta={command}", "-Sfrom=me@load.example", "-s", "by s-nail",
+        "nail@sink.example", **pipes), b"a body\n.\nafter a dot\n")
+    expect("s-nail", "nail@sink.example", b"Subject: by s-nail\r\n")
+
+    run("mutt", tool("mutt", "usr/bin/mutt", "-n", "-F", "/dev/null", "-e", f'set sendmail="{command} -oem -oi"', "-e",
+        "set from=me@load.example use_from=yes use_envelope_from=yes copy=no", "-s", "by mutt", "mutt@sink.example", **pipes), b"from mutt\n.\nend\n")
+    got = expect("mutt", "mutt@sink.example", b"Subject: by mutt\r\n", b"\r\n.\r\nend\r\n")
+    if got:
+        s.check(got.sender == "me@load.example", "mutt: reverse-path of -f", got.sender)
+
+    repository = s.dir / "repository"
+    git = lambda *args: tool("gitemail", "usr/bin/git", "-C", repository, "-c", "user.name=Me", "-c", "user.email=me@load.example", *args, **pipes)
+    repository.mkdir()
+    run("git init", git("init", "-q"))
+    (repository / "file").write_text("one\n")
+    run("git add", git("add", "file"))
+    run("git commit", git("commit", "-q", "-m", "a change"))
+    for label, server in (("git send-email by SMTP", [f"--smtp-server={LOCAL}", f"--smtp-server-port={kvmta.port}"]),
+                          ("git send-email by command", [f"--smtp-server={command}"])):
+        to = f"git{len(server)}@sink.example"
+        run(label, git("send-email", "--from=me@load.example", f"--to={to}", "--confirm=never", "--suppress-cc=all", *server, "--root", "-1"))
+        expect(label, to, b"[PATCH] a change", b"+one\r\n")
+
+    # What scripts and cron do.
+    r = kvmta.run("-t", "-i", stdin=b"To: t1@sink.example\nCc: t2@sink.example\nBcc: t3@sink.example\nSubject: -t\n\nhello\n")
+    s.check(r.returncode == 0, "-t: exit 0", r)
+    got = expect("-t", "t3@sink.example", b"Subject: -t\r\n")
+    if got:
+        s.check(not re.search(rb"^Bcc:.*t3", got.data, re.M | re.I), "-t: Bcc is gone")
+        s.check({"t1@sink.example", "t2@sink.example"} <= set(sink.recipients()), "-t: To and Cc too")
+        s.check(re.search(rb"^Message-Id:", got.data, re.M | re.I) and re.search(rb"^Date:", got.data, re.M), "-t: completed header")
+    r = kvmta.run("-f", "me@load.example", "dot@sink.example", stdin=b"Subject: dot\n\nbefore\n.\nafter\n")
+    got = expect("without -i", "dot@sink.example", b"before\r\n")
+    if got:
+        s.check(b"after" not in got.data, "without -i a dot ends the message")
+    p = subprocess.Popen([KVMTA, f"-oQ{kvmta.dir}", "-bs"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def say(line):
+        """Sends a line, if any, and reads one reply."""
+        if line:
+            p.stdin.write(line + b"\r\n")
+            p.stdin.flush()
+        for reply in p.stdout:
+            if reply[3:4] != b"-":
+                return reply
+    replies = [say(line) for line in (b"", b"EHLO me", b"MAIL FROM:<me@load.example>", b"RCPT TO:<bs@sink.example>", b"DATA",
+                                      b"Subject: bs\r\n\r\nhi\r\n.", b"QUIT")]
+    s.check([r[:3] for r in replies] == [b"220", b"250", b"250", b"250", b"354", b"250", b"221"] and p.wait(10) == 0,
+            "-bs: a session on standard input", replies)
+    expect("-bs", "bs@sink.example", b"Subject: bs\r\n")
+    s.check(kvmta.wait_total(0, 10), "queue empty", kvmta.listing())

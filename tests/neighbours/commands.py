@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""(j) The command line as scripts know it: exit statuses, -bs, -v, -odi, no daemon, two daemons, ETRN, DSN, held reports, SIGTERM."""
+from lab import *
+
+
+def plan(what, text, session):
+    if what == "rcpt":
+        return {"hard@x.example": "550 5.1.1 No such user", "soft@x.example": "450 4.2.1 Busy",
+                "nohost@x.example": "550 5.1.2 No such host"}.get(text)
+    if what == "mail" and "<>" in text and session.sink.no_reports:
+        return "550 5.7.1 No reports here"
+
+
+with Scenario("commands") as s:
+    home = s.dir / "home"
+    home.mkdir()
+    os.environ["HOME"] = str(home)
+    sink = s.sink(plan=plan, extensions=("PIPELINING", "8BITMIME", "DSN", "ENHANCEDSTATUSCODES")).start()
+    sink.no_reports = False
+    kvmta = s.kvmta(smart_host=sink.port)
+    settings = [x for name, value in kvmta.options.items() for x in ("-O", f"{name}={value}")]
+    text = b"Subject: x\n\nhi\n"
+    dead = home / "dead.letter"
+
+    def expect(exit, args, stdin=text, out=None, err=None, label=None):
+        r = kvmta.run(*settings, *args, stdin=stdin)
+        good = r.returncode == exit and (out is None or re.search(out, r.stdout, re.S)) and (err is None or re.search(err, r.stderr, re.S))
+        s.check(good, f"{label or ' '.join(args)}: exit {exit}", (r.returncode, r.stdout[-600:], r.stderr[-600:]))
+        return r
+
+    # Nobody there, no queue.
+    expect(75, ["-i", "a@x.example"], err=rb"no queue in .*Saved message in", label="no queue: 75 and dead.letter")
+    s.check(dead.exists() and dead.read_bytes().endswith(text + b"\n"), "dead.letter has the message")
+    expect(75, ["-bp"], label="no queue: -bp")
+
+    kvmta.start()
+    dead.unlink(missing_ok=True)
+    expect(67, ["-i", "nosuch"], err=rb"nosuch\.\.\. User unknown\n.*dead\.letter\.\.\. Saved message in .*dead\.letter\n")
+    s.check(dead.exists(), "-i nosuch: saved")
+    dead.unlink(missing_ok=True)
+    expect(67, ["-i", "-oeq", "nosuch"], err=rb"^$")
+    s.check(not dead.exists(), "-oeq: not saved")
+    for mode in ("m", "w"):
+        expect(67, ["-i", f"-oe{mode}", "nosuch"])
+        s.check(dead.exists(), f"-oe{mode}: what is not taken is saved")
+        dead.unlink(missing_ok=True)
+    expect(0, ["-i", "-oee", "nosuch"])
+    s.check(dead.exists(), "-oee: exit 0 only because it is saved")
+    expect(64, ["-i"], err=rb"Recipient names must be specified")
+    expect(64, ["-Z", "root"], err=rb"illegal option -- Z")
+    expect(64, ["-bz", "root"], err=rb"Frozen configurations unsupported")
+    expect(0, ["-t", "-i"], err=rb"No recipient addresses found in header")
+    expect(72, ["-C", "/nonexistent.cf", "-bp"], err=rb"/nonexistent\.cf: line 0: cannot open: No such file or directory")
+    expect(70, ["-O", "NoSuchOption=1", "-bp"], err=rb"readcf: unknown option name NoSuchOption")
+    expect(64, ["-q1x"], err=rb"Invalid time unit `x'")
+    expect(64, ["-i", "-N", "bogus", "root"], err=rb"Invalid -N argument")
+    expect(0, ["-qInosuchid", "-v"], out=rb"^$")
+    expect(0, ["-bs"], stdin=b"", out=rb"^220 \S+ ESMTP .*\r\n$", label="-bs without input")
+    r = expect(0, ["-bs"], stdin=b"EHLO x\r\nMAIL FROM:<root>\r\nRCPT TO:<nosuch>\r\nRCPT TO:<bs@x.example>\r\nDATA\r\nSubject: bs\r\n\r\nhi\r\n.\r\nQUIT\r\n",
+               out=rb"250 2\.1\.0 <root>\.\.\. Sender ok\r\n550 5\.1\.1 <nosuch>\.\.\. User unknown\r\n250 2\.1\.5 .*354 .*250 2\.0\.0 \w+ Message accepted for delivery\r\n221 2\.0\.0 ",
+               label="-bs session")
+    wait_for(lambda: sink.recipients()["bs@x.example"], 10)
+    s.check([a.sender.startswith("root@") for a in sink.arrivals if "bs@x.example" in a.recipients] == [True], "-bs: a local sender goes out with our name",
+            [a.sender for a in sink.arrivals])
+
+    # -odi: what the attempt said is the exit status.
+    expect(0, ["-odi", "-i", "ok@x.example"])
+    expect(0, ["-odi", "-i", "soft@x.example"])
+    expect(67, ["-odi", "-i", "-f", "me@x.example", "hard@x.example"])
+    expect(68, ["-odi", "-i", "-f", "me@x.example", "nohost@x.example"])
+    expect(0, ["-odq", "-i", "queued@x.example"])
+    s.check(not sink.recipients()["queued@x.example"] and "queued@x.example" in kvmta.listing(), "-odq: queued, not tried")
+    expect(0, ["-v", "-i", "-f", "me@x.example", "verbose@x.example"],
+           out=rb"^verbose@x\.example\.\.\. Connecting to .* via relay\.\.\.\n220 .*\n>>> EHLO .*\n250-.*\n>>> MAIL From:<me@x\.example>.*\n>>> RCPT To:<verbose@x\.example>.*\n"
+               rb">>> DATA\n.*354 .*\n>>> \.\n250 .*\nverbose@x\.example\.\.\. Sent \(.*\)\nClosing connection to .*\n>>> QUIT\n221 ")
+    r = expect(0, ["-q", "-v"], out=rb"\nRunning \S+/\w+ \(sequence 1 of \d+\)\n")
+    s.check(sink.recipients()["queued@x.example"] == 1 and b"queued@x.example... Sent" in r.stdout, "-q -v tells and delivers", r.stdout[-500:])
+
+    # DSN requests by flag and over SMTP travel to the next hop.
+    expect(0, ["-odi", "-i", "-R", "hdrs", "-N", "success,delay", "-V", "env1", "dsn@x.example"])
+    got = [a for a in sink.arrivals if "dsn@x.example" in a.recipients]
+    s.check(got and "RET=HDRS" in got[0].mail and "ENVID=env1" in got[0].mail, "-R and -V travel", got and got[0].mail)
+    code, reply = send(kvmta.port, "a@load.example", ["dsn2@x.example"], message("dsn2"), " RET=FULL ENVID=e+2B2")
+    wait_for(lambda: sink.recipients()["dsn2@x.example"], 10)
+    got = [a for a in sink.arrivals if "dsn2@x.example" in a.recipients]
+    s.check(got and "RET=FULL" in got[0].mail and "ENVID=e+2B2" in got[0].mail, "RET and ENVID travel", got and got[0].mail)
+
+    # ETRN runs the queue of a domain.
+    kvmta.submit(text, "me@x.example", "etrn@y.example", args=("-odq",))
+
+    def etrn(domain):
+        async def go():
+            client = Client()
+            await client.open(kvmta.port)
+            reply = await client.command(f"ETRN {domain}")
+            await client.quit()
+            return reply
+        return asyncio.run(go())
+    code, reply = etrn("@y.example")
+    s.check(code in (250, 251, 252, 253), "ETRN is answered", reply)
+    s.check(wait_for(lambda: sink.recipients()["etrn@y.example"] == 1, 10), "ETRN runs it", kvmta.listing())
+
+    # A report that nobody takes is held for the postmaster to see, not dropped.
+    sink.no_reports = True
+    expect(67, ["-odi", "-i", "-f", "gone@x.example", "hard@x.example"], label="a report with no way out")
+    held = wait_for(lambda: re.search(r"QUARANTINE: (.*)", kvmta.listing()), 10)
+    s.check(held, "a report with no way out is held, and -bp says why", kvmta.listing())
+    sink.no_reports = False
+
+    # One queue has one daemon.
+    other = subprocess.run([KVMTA, "-bd", f"-oQ{kvmta.dir}", "-O", f"DaemonPortOptions=Port={free_port()},Addr={LOCAL}"], capture_output=True, timeout=60)
+    s.check(other.returncode == 69 and b"in use by another process" in other.stderr, "a second daemon says so and ends", (other.returncode, other.stderr))
+    other = subprocess.run([KVMTA, "-bd", f"-oQ{s.dir}/second", *settings], capture_output=True, timeout=60)
+    s.check(other.returncode == 71 and b"Address already in use" in other.stderr, "-bd on a port in use: 71 from the parent", (other.returncode, other.stderr))
+
+    # SIGTERM under load: what got its 250 is there afterwards.
+    taken = {}
+
+    def some():
+        with contextlib.suppress(OSError, ConnectionError, RuntimeError, asyncio.IncompleteReadError):
+            for n in range(100_000):
+                tag = f"term-{threading.get_ident()}-{n}"
+                data = message(tag, 1000)
+                code, _ = send(kvmta.port, "a@load.example", ["load@x.example"], data)
+                if code != 250:
+                    return
+                taken[tag] = data
+    threads = [threading.Thread(target=some) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(2)
+    t0 = time.monotonic()
+    s.check(kvmta.stop(60) == 0, "SIGTERM under load: exit 0", kvmta.log()[-500:])
+    print(f"  stopped in {time.monotonic() - t0:.1f} s after {len(taken)} messages")
+    for thread in threads:
+        thread.join()
+
+    # Without a daemon: the command opens the store itself.
+    expect(0, ["-bp"], label="without a daemon: -bp")
+    expect(0, ["-bP"], out=rb"entries=\d+", label="without a daemon: -bP")
+    expect(0, ["-i", "-f", "me@x.example", "child@x.example"], label="without a daemon: saved at once")
+    s.check(wait_for(lambda: sink.recipients()["child@x.example"] == 1, 15), "without a daemon: a child tries it once", kvmta.listing())
+    expect(67, ["-odi", "-i", "-f", "me@x.example", "hard@x.example"], label="without a daemon: -odi says what the attempt said")
+    expect(0, ["-q", "-v"], label="without a daemon: -q runs the queue")
+    wrong = {t: n for t in taken if (n := sink.tags()[t]) != 1}
+    s.check(not wrong, "every message with a 250 arrived once", list(wrong.items())[:5])
+    s.check(*((r := kvmta.dump_check())[0], "kvmta-dump --check finds nothing", r[1]))
