@@ -71,6 +71,9 @@ pub enum Offer {
     Closed(Timestamp),
 }
 
+/// Why a job was not taken, and the job.
+pub type Declined<H> = (Offer, Waiting<H>);
+
 /// What an attempt taught about its destination.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum News {
@@ -195,21 +198,10 @@ impl<H> Schedule<H> {
     pub fn offer_fresh(
         &mut self,
         destination: &Destination,
-        mut waiting: Waiting<H>,
+        waiting: Waiting<H>,
         now: Timestamp,
-    ) -> Result<(), (Offer, Waiting<H>)> {
-        let Some((name, lane)) = self.lanes.get_key_value(destination) else {
-            return Err((Offer::Full, waiting));
-        };
-        if let Some(until) = lane.closed_until.filter(|until| *until > now) {
-            return Err((Offer::Closed(until), waiting));
-        }
-        if self.known.len() >= self.limits.jobs {
-            return Err((Offer::Full, waiting));
-        }
-        let name = name.clone();
-        self.keep_bytes(&mut waiting);
-        self.known.insert(waiting.id);
+    ) -> Result<(), Declined<H>> {
+        let (name, waiting) = self.admit(destination, waiting, false, now)?;
         let lane = self.lanes.entry(name.clone()).or_insert_with(Lane::new);
         lane.fresh.push_back(waiting);
         self.enter_turns(name);
@@ -220,17 +212,34 @@ impl<H> Schedule<H> {
     pub fn offer_backlog(
         &mut self,
         destination: &Destination,
-        mut waiting: Waiting<H>,
+        waiting: Waiting<H>,
         now: Timestamp,
-    ) -> Result<(), (Offer, Waiting<H>)> {
+    ) -> Result<(), Declined<H>> {
+        let knocks = waiting.run.is_some();
+        let (name, waiting) = self.admit(destination, waiting, knocks, now)?;
+        let lane = self.lanes.entry(name.clone()).or_insert_with(Lane::new);
+        if knocks {
+            // One job may knock; if the door stays shut, `finished` sends the others home.
+            lane.closed_until = None;
+        }
+        lane.push_backlog(waiting);
+        self.enter_turns(name);
+        Ok(())
+    }
+
+    /// Lets a job into the window: there is a lane for it, open or to be knocked at, and room. It is known from now on.
+    fn admit(
+        &mut self,
+        destination: &Destination,
+        mut waiting: Waiting<H>,
+        knocks: bool,
+        now: Timestamp,
+    ) -> Result<(Arc<Destination>, Waiting<H>), Declined<H>> {
         let Some((name, lane)) = self.lanes.get_key_value(destination) else {
             return Err((Offer::Full, waiting));
         };
-        match lane.closed_until {
-            Some(until) if until > now && waiting.run.is_none() => {
-                return Err((Offer::Closed(until), waiting));
-            }
-            _ => {}
+        if let Some(until) = lane.closed_until.filter(|until| *until > now && !knocks) {
+            return Err((Offer::Closed(until), waiting));
         }
         if self.known.len() >= self.limits.jobs {
             return Err((Offer::Full, waiting));
@@ -238,14 +247,7 @@ impl<H> Schedule<H> {
         let name = name.clone();
         self.keep_bytes(&mut waiting);
         self.known.insert(waiting.id);
-        let lane = self.lanes.entry(name.clone()).or_insert_with(Lane::new);
-        if waiting.run.is_some() {
-            // One job may knock; if the door stays shut, `finished` sends the others home.
-            lane.closed_until = None;
-        }
-        lane.push_backlog(waiting);
-        self.enter_turns(name);
-        Ok(())
+        Ok((name, waiting))
     }
 
     /// READY of this destination may hold jobs that are due: read them from the start. False when its lane is closed
