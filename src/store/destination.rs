@@ -46,7 +46,7 @@ impl Store {
         let destination = destination.clone();
         let set = move |read: &dyn Read| Ok((set(read, &destination, Some(&state))?, ()));
         // Nobody waits for it: should it fail, the older state stands, and the host is asked once more.
-        core.writer.submit_lazy(Slot::new().unit(0, set)).await.map(drop)
+        core.writer.begin(Class::Lazy, Slot::new().unit(0, set)).await.map(drop)
     }
 
     /// Moves the destination's AGENDA key to max(`not_before`, its earliest READY job), by what the row says when the
@@ -66,7 +66,7 @@ impl Store {
             None => Ok((Batch::default(), ())),
         };
         // Nobody waits for it: a key that stays early costs one look.
-        core.writer.submit_lazy(Slot::new().unit(0, advance)).await.map(|_| true)
+        core.writer.begin(Class::Lazy, Slot::new().unit(0, advance)).await.map(|_| true)
     }
 
     /// Host status, by the name connected to. Lazy.

@@ -145,7 +145,7 @@ impl Core {
     pub(super) async fn unmark(&self, id: JobId) {
         let mut batch = Batch::default();
         batch.deletes.push(INFLIGHT.key(id));
-        match self.writer.submit_lazy(batch).await {
+        match self.writer.begin(Class::Lazy, batch).await {
             // Later batches come behind this one, so nobody's new mark is deleted by it.
             Ok(_) => self.attempt_ended(id),
             // The job stays where it is until the next start, which names it.

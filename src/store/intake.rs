@@ -290,8 +290,9 @@ async fn accept_list(
     envelope: Envelope,
     held: Option<String>,
 ) -> Result<Accepted, StoreError> {
-    let recipients = staging.finish().await?;
-    let (body_staging, bytes) = content.seal(core, id).await?;
+    // Two files: neither waits for the other.
+    let (recipients, sealed) = tokio::join!(staging.finish(), content.seal(core, id));
+    let (recipients, (body_staging, bytes)) = (recipients?, sealed?);
     let list = List {
         recipients,
         jobs: 0,

@@ -15,7 +15,7 @@ use super::body::Staging;
 use super::claims::Settling;
 use super::edit::counter;
 use super::schema::{BODY_MESSAGES, BODYGEN};
-use super::writer::{Pending, Unit};
+use super::writer::{Class, Pending, Unit};
 use super::{Core, StoreError};
 use crate::mail::job::JobId;
 use crate::mail::queue_id::QueueId;
@@ -208,7 +208,7 @@ impl Hands {
             Some(StoreError::Full | StoreError::Busy) => tokio::time::sleep(PAUSE).await,
             Some(error) => return self.lose(unsettled.settling, &error),
         }
-        match self.core.writer.submit_lazy((unsettled.again)()).await {
+        match self.core.writer.begin(Class::Lazy, (unsettled.again)()).await {
             Ok(pending) => {
                 unsettled.pending = pending;
                 self.unsettled.push_back(unsettled);

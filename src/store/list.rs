@@ -117,7 +117,8 @@ impl ListStaging {
                 pending.await?;
             }
         }
-        self.writing.push_back(self.core.writer.submit_lazy(batch).await?);
+        // Somebody waits for the end of the list: as lazy ones they would wait for company, each time.
+        self.writing.push_back(self.core.writer.begin(Class::Acknowledged, batch).await?);
         Ok(())
     }
 }

@@ -255,7 +255,7 @@ impl Core {
         staging: Option<super::body::Staging>,
     ) -> Result<(), StoreError> {
         let slot = Slot::new();
-        let pending = self.writer.submit_lazy(unit(&slot, &work)).await?;
+        let pending = self.writer.begin(Class::Lazy, unit(&slot, &work)).await?;
         let again = {
             let slot = slot.clone();
             Box::new(move || unit(&slot, &work))

@@ -210,15 +210,18 @@ impl Writer {
     /// # Errors
     /// `Full`, `Unavailable`, `Damaged`, `Closing`.
     pub async fn submit(&self, class: Class, unit: impl Into<Unit>) -> Result<Applied, StoreError> {
-        self.queue(class, unit.into()).await?.await
+        self.begin(class, unit).await?.await
     }
 
-    /// Queues a lazy unit, waiting for room.
+    /// Queues the unit, waiting for room; the answer is to be waited for.
     ///
     /// # Errors
     /// `Unavailable`, `Closing`.
-    pub async fn submit_lazy(&self, unit: impl Into<Unit>) -> Result<Pending, StoreError> {
-        self.queue(Class::Lazy, unit.into()).await
+    pub async fn begin(&self, class: Class, unit: impl Into<Unit>) -> Result<Pending, StoreError> {
+        let unit = unit.into();
+        let (room, weight) = self.room_for(class, &unit);
+        let permit = Arc::clone(room).acquire_many_owned(weight).await;
+        self.push(class, unit, permit.map_err(|_| self.handle.shared.refusal())?)
     }
 
     /// Queues the unit if there is room.
@@ -281,12 +284,6 @@ impl Writer {
             }
             Ok(Ending::Running) | Err(_) => Err(StoreError::Closing),
         }
-    }
-
-    async fn queue(&self, class: Class, unit: Unit) -> Result<Pending, StoreError> {
-        let (room, weight) = self.room_for(class, &unit);
-        let permit = Arc::clone(room).acquire_many_owned(weight).await;
-        self.push(class, unit, permit.map_err(|_| self.handle.shared.refusal())?)
     }
 
     fn room_for(&self, class: Class, unit: &Unit) -> (&Arc<Semaphore>, u32) {

@@ -63,7 +63,7 @@ async fn units_are_applied_in_order_and_answered_each() {
 async fn a_lazy_unit_goes_out_by_itself() {
     let disk = MemDisk::new();
     let writer = start(&disk, 8, Duration::from_millis(1));
-    let pending = writer.submit_lazy(put("a")).await.unwrap();
+    let pending = writer.begin(Class::Lazy, put("a")).await.unwrap();
     assert_eq!(pending.await.unwrap(), Applied::Committed);
     assert_eq!(keys(&disk), "a");
 }
@@ -72,11 +72,11 @@ async fn a_lazy_unit_goes_out_by_itself() {
 async fn lazy_units_wait_for_company_and_no_longer_than_the_bound() {
     let disk = MemDisk::new();
     let writer = start(&disk, 4, NEVER);
-    let alone = writer.submit_lazy(put("a")).await.unwrap();
+    let alone = writer.begin(Class::Lazy, put("a")).await.unwrap();
     writer.submit(Class::Acknowledged, put("b")).await.unwrap();
     assert_eq!(alone.await.unwrap(), Applied::Committed, "rode along");
-    let one = writer.submit_lazy(put("c")).await.unwrap();
-    let two = writer.submit_lazy(put("d")).await.unwrap();
+    let one = writer.begin(Class::Lazy, put("c")).await.unwrap();
+    let two = writer.begin(Class::Lazy, put("d")).await.unwrap();
     assert_eq!(one.await.unwrap(), Applied::Committed, "half of the bound waited");
     assert_eq!(two.await.unwrap(), Applied::Committed);
     assert_eq!(keys(&disk), "a b c d");
@@ -92,7 +92,7 @@ async fn no_more_than_the_bound_is_unsettled() {
     disk.wait_for_commit();
     assert!(matches!(writer.try_submit(Class::Lazy, put("c")), Err(StoreError::Busy)));
     disk.let_go();
-    writer.submit_lazy(put("c")).await.unwrap();
+    writer.begin(Class::Lazy, put("c")).await.unwrap();
 }
 
 #[tokio::test]
@@ -202,7 +202,7 @@ async fn a_disk_that_hangs_poisons() {
 async fn closing_commits_what_waits() {
     let disk = MemDisk::new();
     let writer = start(&disk, 8, NEVER);
-    let lazy = writer.submit_lazy(put("a")).await.unwrap();
+    let lazy = writer.begin(Class::Lazy, put("a")).await.unwrap();
     writer.close().await.unwrap();
     assert_eq!(lazy.await.unwrap(), Applied::Committed);
     assert_eq!(keys(&disk), "a");
@@ -214,7 +214,7 @@ async fn closing_commits_what_waits() {
 async fn the_last_clone_commits_what_waits() {
     let disk = MemDisk::new();
     let writer = start(&disk, 8, NEVER);
-    let lazy = writer.submit_lazy(put("a")).await.unwrap();
+    let lazy = writer.begin(Class::Lazy, put("a")).await.unwrap();
     drop(writer);
     assert_eq!(lazy.await.unwrap(), Applied::Committed);
     assert_eq!(keys(&disk), "a");
@@ -287,7 +287,7 @@ fn measure_messages_per_second() {
                             ..Batch::default()
                         };
                         writer.submit(Class::Acknowledged, message).await.unwrap();
-                        writer.submit_lazy(done).await.unwrap();
+                        writer.begin(Class::Lazy, done).await.unwrap();
                     }
                 })
             });
