@@ -14,7 +14,7 @@ use super::thread::{Request, Tidied};
 use crate::mail::queue_id::QueueId;
 use crate::store::StoreError;
 use crate::store::engine::EngineError;
-use crate::store::engine::redb::{TABLE, Trouble, Watched, from_redb};
+use crate::store::engine::redb::{TABLE, Trouble, Watched, from_io, from_redb};
 
 /// Generations open for reading at a time: each has a file descriptor and a share of the cache.
 pub(super) const OPEN_MAX: usize = 16;
@@ -104,7 +104,7 @@ fn open_reading(
     number: u32,
     cache_size: usize,
 ) -> Result<ReadOnlyDatabase, EngineError> {
-    let backend = Watched { inner: files.open(number, Access::Read)?, trouble: Trouble::default() };
+    let backend = Watched::still(files.open(number, Access::Read)?, Trouble::default());
     Builder::new()
         .set_cache_size(cache_size)
         .open_read_only_with_backend(backend)
@@ -118,7 +118,8 @@ fn open_writing(
     cache_size: usize,
 ) -> Result<Writing, EngineError> {
     let trouble = Trouble::default();
-    let backend = Watched { inner: files.open(number, access)?, trouble: trouble.clone() };
+    let backend = Watched::growing(files.open(number, access)?, trouble.clone())
+        .map_err(|error| from_io(&name(number), error))?;
     let database = Builder::new()
         .set_cache_size(cache_size)
         .create_with_backend(backend)

@@ -9,6 +9,7 @@
 //! engine runs it inside its write transaction, so it never conflicts; a remote one runs it on a snapshot
 //! and relies on the checks the function puts into its batch, and calls it again after a conflict.
 
+pub mod ahead;
 mod group;
 pub mod mem;
 pub mod redb;

@@ -16,7 +16,7 @@ use std::ops::{Bound, Range};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 
 use redb::backends::FileBackend;
 use redb::{
@@ -25,6 +25,7 @@ use redb::{
 };
 use rustix::fs::{Advice, fadvise};
 
+use super::ahead::{self, Ahead};
 use super::group::{self, Changes, Outcome};
 use super::{Answer, Engine, EngineError, Key, Read, Snapshots, Value, Work};
 
@@ -190,7 +191,8 @@ impl Open {
         let trouble = Trouble::default();
         let inner = door().map_err(|error| from_io(what, error))?;
         let failed = |error: redb::Error| trouble.explain(what, error);
-        let watched = Watched { inner, trouble: trouble.clone() };
+        let watched =
+            Watched::growing(inner, trouble.clone()).map_err(|error| from_io(what, error))?;
         let repaired = Arc::new(AtomicBool::new(false));
         let noted = Arc::clone(&repaired);
         let database = Builder::new()
@@ -411,11 +413,36 @@ impl Trouble {
     }
 }
 
-/// A backend whose errors are noted.
+/// What [`Ahead`] asks for.
+static ZEROS: [u8; ahead::STEP] = [0; ahead::STEP];
+
+/// A backend whose errors are noted, and that fills a growing file ahead of need.
 #[derive(Debug)]
 pub(in crate::store) struct Watched {
-    pub inner: Box<dyn StorageBackend>,
-    pub trouble: Trouble,
+    inner: Box<dyn StorageBackend>,
+    trouble: Trouble,
+    /// None when it is only read.
+    ahead: Option<Mutex<Ahead>>,
+}
+
+impl Watched {
+    /// For a file that is only read.
+    pub fn still(inner: Box<dyn StorageBackend>, trouble: Trouble) -> Watched {
+        Watched { inner, trouble, ahead: None }
+    }
+
+    /// For a file that is written.
+    ///
+    /// # Errors
+    /// What the backend says to a question for its length.
+    pub fn growing(inner: Box<dyn StorageBackend>, trouble: Trouble) -> io::Result<Watched> {
+        let ahead = Some(Mutex::new(Ahead::new(inner.len()?)));
+        Ok(Watched { inner, trouble, ahead })
+    }
+
+    fn ahead(&self) -> Option<MutexGuard<'_, Ahead>> {
+        self.ahead.as_ref().map(|ahead| ahead.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl StorageBackend for Watched {
@@ -428,14 +455,30 @@ impl StorageBackend for Watched {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.trouble.note(self.inner.set_len(len))
+        // Locked until it is so: nobody may be told to fill what is being cut off.
+        let ahead = self.ahead();
+        self.trouble.note(self.inner.set_len(len))?;
+        if let Some(mut ahead) = ahead {
+            ahead.resized(len);
+        }
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if let Some(mut ahead) = self.ahead() {
+            ahead.synced();
+        }
         self.trouble.note(self.inner.sync_data())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if let Some(mut ahead) = self.ahead()
+            && let Some(fill) = ahead.writing(offset..offset + data.len() as u64)
+        {
+            // Only for speed. If there is no room, the write itself will say so. Still locked: who writes there next
+            // must come after the zeros.
+            let _ = self.inner.write(fill.start, &ZEROS[..(fill.end - fill.start) as usize]);
+        }
         self.trouble.note(self.inner.write(offset, data))
     }
 
