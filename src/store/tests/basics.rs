@@ -1,5 +1,7 @@
 //! One message at a time, through each operation.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 fn strings(recipients: &[&str]) -> Vec<String> {
@@ -271,6 +273,46 @@ async fn a_destination_that_is_down_moves_one_key() {
     store.set_destination(&destination, up).await.unwrap();
     flush(&store).await;
     assert_eq!(store.destination(&destination).unwrap(), None, "no row without a job");
+    assert_sound(&store);
+}
+
+/// Every row of the store.
+fn rows(store: &Store) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let snapshot = store.core().writer.snapshot().expect("reads");
+    snapshot.range(&[]..&[0xff], usize::MAX, false).expect("reads").into_iter().collect()
+}
+
+#[tokio::test]
+async fn an_outage_costs_one_key_however_many_wait_behind_it() {
+    let site = Site::new();
+    let store = site.open();
+    let mut destination = None;
+    for _ in 0..150 {
+        let told = accept(&site, &store, strings(&["a@b.example"]), 600, None).await.unwrap();
+        store.settle(&told.jobs[0], deferred(site.now())).await.unwrap();
+        destination = Some(told.jobs[0].destination.clone());
+    }
+    flush(&store).await;
+    let destination = destination.expect("one of them");
+    let before = rows(&store);
+    let not_before = site.now().after(Duration::from_secs(3600));
+    let last = Some(*said(site.now(), (4, 4, 1)));
+    store
+        .set_destination(&destination, DestinationState { not_before, failures: 1, last })
+        .await
+        .unwrap();
+    flush(&store).await;
+    let after = rows(&store);
+    let gone: Vec<_> = before.keys().filter(|key| !after.contains_key(*key)).collect();
+    let come: Vec<_> = after.keys().filter(|key| !before.contains_key(*key)).collect();
+    let changed: Vec<_> = after
+        .iter()
+        .filter(|(key, value)| before.get(*key).is_some_and(|old| old != *value))
+        .collect();
+    let (agenda, _) = schema::AGENDA.all();
+    assert!(gone.len() == 1 && gone[0].starts_with(&agenda), "{gone:?}");
+    assert!(come.len() == 1 && come[0].starts_with(&agenda), "{come:?}");
+    assert!(changed.len() == 1 && *changed[0].0 == schema::DEST.key(&destination), "{changed:?}");
     assert_sound(&store);
 }
 
