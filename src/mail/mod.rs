@@ -11,6 +11,7 @@ pub mod job;
 pub mod outcome;
 pub mod queue_id;
 pub mod selection;
+pub mod statistics;
 pub mod status;
 pub mod submission;
 pub mod time;
