@@ -43,6 +43,7 @@ mod reserve;
 pub mod schema;
 mod settle;
 mod slot;
+mod space;
 pub mod writer;
 
 #[cfg(test)]

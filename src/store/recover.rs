@@ -28,7 +28,8 @@ use super::key;
 use super::record::Record;
 use super::reserve::Reserve;
 use super::schema::*;
-use super::writer::{Class, Writer, WriterLimits};
+use super::space;
+use super::writer::{Class, UPKEEP_EVERY, Upkeep, Writer, WriterLimits};
 use super::{Core, Inner, Store, StoreError, StoreOptions};
 use crate::mail::queue_id::QueueId;
 
@@ -79,6 +80,7 @@ impl Store {
             max_unsettled: options.max_unsettled,
             lazy_max: Store::LAZY_MAX,
             reserve,
+            upkeep: Upkeep { every: UPKEEP_EVERY, live: space::live },
         };
         let writer = Writer::start(engine, limits)?;
         let mut batch = Batch::default();

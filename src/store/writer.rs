@@ -14,6 +14,9 @@
 //! or the second commit fails for another reason than space, the writer is *poisoned*: every unit, now and later, is
 //! answered [`StoreError::Unavailable`], and [`Writer::poisoned`] tells the daemon to exit. So an `Ok` is always durable;
 //! after an `Err` nothing of the unit is there, except when the writer was poisoned: then only the next start will tell.
+//!
+//! *Upkeep*: between groups, and when there are none, it gives disk space back by steps of the engine (`engine/compact.rs`). Whether that
+//! is worth it is asked once in [`UPKEEP_EVERY`] at most, and not at all while nothing is committed; an idle store sleeps.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,7 +30,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot, watch};
 
 use super::StoreError;
-use super::engine::{Answer, Applied, Batch, Engine, EngineError, Late, Read, Snapshots, Work};
+use super::engine::{
+    Answer, Applied, Batch, Compaction, Engine, EngineError, Late, Read, Snapshots, Work,
+};
 use super::reserve::Reserve;
 
 /// Units in one commit: enough to share the cost of an fsync, few enough that nobody waits long behind it.
@@ -40,6 +45,11 @@ const QUEUE_KIB: u32 = 64 << 10;
 const UNIT_KIB: u32 = 16;
 /// How long opening the files again and finding out what is true may take.
 pub const REOPEN_MAX: Duration = Duration::from_secs(5);
+
+/// How often it is asked whether the file is mostly free.
+pub const UPKEEP_EVERY: Duration = Duration::from_secs(2 * 60);
+/// How much longer after a copy that was given up: the disk may be full, and each try takes from what is left.
+const UPKEEP_AFTER_FAILURE: u32 = 30;
 
 /// Whether somebody waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +98,17 @@ pub struct WriterLimits {
     pub lazy_max: Duration,
     /// Given up when the disk is full.
     pub reserve: Option<Reserve>,
+    /// How it gives disk space back.
+    pub upkeep: Upkeep,
+}
+
+/// When to ask the engine for disk space back, and what to tell it.
+#[derive(Clone, Copy)]
+pub struct Upkeep {
+    /// Not more often than this.
+    pub every: Duration,
+    /// About how many octets of keys and values there are; cheap.
+    pub live: fn(&dyn Read) -> Result<u64, StoreError>,
 }
 
 /// The way to the writer. Clones share it; when the last one goes, it commits what waits and ends.
@@ -197,7 +218,15 @@ impl Writer {
             room: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
             lazy_room: Arc::new(Semaphore::new(max_unsettled)),
         };
-        let thread = Thread { shared, engine, reserve: limits.reserve, reopen_max };
+        let thread = Thread {
+            shared,
+            engine,
+            reserve: limits.reserve,
+            reopen_max,
+            upkeep: limits.upkeep,
+            look: Look::Due,
+            not_before: Instant::now() + limits.upkeep.every,
+        };
         thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || thread.run())
@@ -373,27 +402,35 @@ impl Shared {
         }
     }
 
-    /// Waits for the next group; its replies are in `in_flight`. None when there is none to come.
-    fn next_group(&self) -> Option<Vec<Work>> {
+    /// Waits for the next group, until `idle_at` if that is a time; its replies are in `in_flight`.
+    fn next(&self, idle_at: Option<Instant>) -> Turn {
         let mut state = self.state();
         loop {
             let waited = match state.phase {
-                Phase::Poisoned(_) => return None,
-                Phase::Closing if state.queue.is_empty() => return None,
+                Phase::Poisoned(_) => return Turn::End,
+                Phase::Closing if state.queue.is_empty() => return Turn::End,
                 Phase::Closing => break,
                 Phase::Running if state.urgent > 0 => break,
                 Phase::Running => state.queue.front().map(|first| first.since.elapsed()),
             };
+            if waited.is_some_and(|waited| waited >= self.lazy_max)
+                || state.queue.len() >= self.lazy_flush
+            {
+                break;
+            }
+            let idle = idle_at.map(|at| at.saturating_duration_since(Instant::now()));
+            if idle == Some(Duration::ZERO) {
+                return Turn::Idle;
+            }
+            let lazy = waited.map(|waited| self.lazy_max - waited);
             state.parked = true;
-            state = match waited {
-                Some(waited) if waited >= self.lazy_max => break,
-                Some(_) if state.queue.len() >= self.lazy_flush => break,
-                Some(waited) => {
-                    let rest = self.lazy_max - waited;
+            state = match lazy.into_iter().chain(idle).min() {
+                Some(rest) => {
                     self.wake.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0
                 }
                 None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
+            state.parked = false;
         }
         state.parked = false;
         let mut works = Vec::new();
@@ -408,7 +445,7 @@ impl Shared {
             state.in_flight.push(next.reply);
             works.push(next.work);
         }
-        Some(works)
+        Turn::Group(works)
     }
 
     fn answer(&self, answers: Vec<Answer>) {
@@ -447,13 +484,51 @@ struct Thread {
     engine: Box<dyn Engine>,
     reserve: Option<Reserve>,
     reopen_max: Duration,
+    upkeep: Upkeep,
+    look: Look,
+    /// The next look is not before this.
+    not_before: Instant,
+}
+
+/// What the thread is to do.
+enum Turn {
+    Group(Vec<Work>),
+    /// Nothing came.
+    Idle,
+    End,
+}
+
+/// How upkeep stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// Nothing was committed since the last look, and that found nothing to do.
+    Needless,
+    /// It is to be looked.
+    Due,
+    /// A copy is under way.
+    Copying,
 }
 
 impl Thread {
     fn run(mut self) {
-        while let Some(group) = self.shared.next_group() {
-            let committed = catch_unwind(AssertUnwindSafe(|| self.commit(group)));
-            if committed.is_err() {
+        loop {
+            let idle_at = match self.look {
+                Look::Needless => None,
+                Look::Due => Some(self.not_before),
+                Look::Copying => Some(Instant::now()),
+            };
+            let group = match self.shared.next(idle_at) {
+                Turn::Group(group) => Some(group),
+                Turn::Idle => None,
+                Turn::End => break,
+            };
+            let turned = catch_unwind(AssertUnwindSafe(|| {
+                if let Some(group) = group {
+                    self.commit(group);
+                }
+                self.keep_up();
+            }));
+            if turned.is_err() {
                 // A defect below; its state is not to be trusted. The next start opens the files anew.
                 self.shared.poison("defect in the store's engine".into());
                 return;
@@ -466,7 +541,62 @@ impl Thread {
         self.shared.ending.send_replace(Ending::Closed(error));
     }
 
+    /// One step of giving space back, or a look whether that is worth it, when it is time.
+    fn keep_up(&mut self) {
+        let is_due = match self.look {
+            Look::Needless => false,
+            Look::Due => self.not_before <= Instant::now(),
+            Look::Copying => true,
+        };
+        if !is_due || matches!(self.shared.state().phase, Phase::Poisoned(_)) {
+            return;
+        }
+        let every = self.upkeep.every;
+        let (look, wait) = match self.give_back() {
+            Ok(Compaction::Going) => {
+                self.look = Look::Copying;
+                return;
+            }
+            Ok(Compaction::Unneeded) => (Look::Needless, every),
+            Ok(Compaction::Done { before, after }) => {
+                tracing::info!(
+                    before,
+                    after,
+                    "queue.redb was mostly free and is a smaller file now"
+                );
+                (Look::Needless, every)
+            }
+            Ok(Compaction::GivenUp(error)) => {
+                tracing::warn!(%error, "queue.redb is mostly free and could not be copied");
+                (Look::Due, every * UPKEEP_AFTER_FAILURE)
+            }
+            Err(error) => return self.shared.poison(error.to_string()),
+        };
+        self.look = look;
+        self.not_before = Instant::now() + wait;
+    }
+
+    fn give_back(&mut self) -> Result<Compaction, EngineError> {
+        if self.look == Look::Copying {
+            return self.engine.compact(0);
+        }
+        if self.reserve.as_ref().is_some_and(|reserve| !reserve.is_held()) {
+            return Ok(Compaction::Unneeded);
+        }
+        let state = self.engine.snapshots().snapshot()?;
+        match (self.upkeep.live)(&*state) {
+            Ok(live) => self.engine.compact(live),
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell how much of queue.redb is in use");
+                Ok(Compaction::Unneeded)
+            }
+        }
+    }
+
     fn commit(&mut self, group: Vec<Work>) {
+        if self.look == Look::Needless {
+            self.look = Look::Due;
+        }
         match self.engine.commit(group) {
             Ok(answers) => self.shared.answer(answers),
             Err(error) => {
@@ -484,6 +614,11 @@ impl Thread {
 
     /// Finds out what became of the group in flight, and tries it once more when it is not there.
     fn recover(&mut self, error: EngineError) {
+        if self.look == Look::Copying {
+            // The engine has dropped the copy; a full disk may have been its doing.
+            self.look = Look::Due;
+            self.not_before = Instant::now() + self.upkeep.every * UPKEEP_AFTER_FAILURE;
+        }
         self.make_room(&error);
         match self.engine.reopen() {
             Ok(Some(answers)) => return self.shared.answer(answers),

@@ -8,10 +8,8 @@ use std::path::{Path, PathBuf};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 
-use crate::store::engine::EngineError;
-use crate::store::engine::redb::{
-    create, from_io, from_redb, open_again, open_file, sync_directory_of,
-};
+use crate::store::engine::redb::{create, from_io, from_redb};
+use crate::store::engine::{EngineError, open_again, open_file, sync_directory_of};
 
 /// The name of a generation's file.
 pub(super) fn name(number: u32) -> String {

@@ -14,7 +14,7 @@ use super::thread::{Request, Tidied};
 use crate::mail::queue_id::QueueId;
 use crate::store::StoreError;
 use crate::store::engine::EngineError;
-use crate::store::engine::redb::{TABLE, Trouble, Watched, from_io, from_redb};
+use crate::store::engine::redb::{Length, TABLE, Trouble, Watched, from_io, from_redb};
 
 /// Generations open for reading at a time: each has a file descriptor and a share of the cache.
 pub(super) const OPEN_MAX: usize = 16;
@@ -54,6 +54,7 @@ enum Slot {
 pub(super) struct Writing {
     pub database: Database,
     pub trouble: Trouble,
+    pub length: Length,
 }
 
 /// Something to read from.
@@ -104,10 +105,9 @@ fn open_reading(
     number: u32,
     cache_size: usize,
 ) -> Result<ReadOnlyDatabase, EngineError> {
-    let backend = Watched::still(files.open(number, Access::Read)?, Trouble::default());
     Builder::new()
         .set_cache_size(cache_size)
-        .open_read_only_with_backend(backend)
+        .open_read_only_with_backend(watched(files, number, Access::Read)?)
         .map_err(|error| from_redb(&name(number), error.into()))
 }
 
@@ -117,14 +117,18 @@ fn open_writing(
     access: Access,
     cache_size: usize,
 ) -> Result<Writing, EngineError> {
-    let trouble = Trouble::default();
-    let backend = Watched::growing(files.open(number, access)?, trouble.clone())
-        .map_err(|error| from_io(&name(number), error))?;
+    let backend = watched(files, number, access)?;
+    let (trouble, length) = (backend.trouble.clone(), backend.length.clone());
     let database = Builder::new()
         .set_cache_size(cache_size)
         .create_with_backend(backend)
         .map_err(|error| trouble.explain(&name(number), error.into()))?;
-    Ok(Writing { database, trouble })
+    Ok(Writing { database, trouble, length })
+}
+
+fn watched(files: &dyn Files, number: u32, access: Access) -> Result<Watched, EngineError> {
+    let file = files.open(number, access)?;
+    Watched::new(Ok(file)).map_err(|error| from_io(&name(number), error))
 }
 
 impl Generation {
@@ -178,7 +182,7 @@ impl Generation {
             }
             Slot::Writing(writing) => {
                 self.verified.send_replace(false);
-                if let Some(Writing { database, trouble }) = Arc::into_inner(writing) {
+                if let Some(Writing { database, trouble, .. }) = Arc::into_inner(writing) {
                     let what = name(self.number);
                     database.close().map_err(|error| trouble.explain(&what, error.into()))?;
                     *slot = Slot::Closed;
@@ -220,7 +224,7 @@ impl Generation {
         // redb may panic on a file that something else has written to.
         let verified = catch_unwind(AssertUnwindSafe(|| {
             let writing = open_writing(files, self.number, Access::Afresh, cache_size)?;
-            let Writing { database, trouble } = writing;
+            let Writing { database, trouble, .. } = writing;
             database.close().map_err(|error| trouble.explain(&name(self.number), error.into()))
         }));
         let slot = match verified {

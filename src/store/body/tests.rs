@@ -42,8 +42,8 @@ impl Files for SimFiles {
     fn create(&self, number: u32) -> Result<(), EngineError> {
         let disk = SimDisk::new(self.seed.wrapping_add(number.into()));
         let file = disk.clone();
-        let door = Box::new(move || Ok(Box::new(file.clone()) as Box<dyn redb::StorageBackend>));
-        Box::new(RedbEngine::with_door(files::name(number), door, 1 << 20)?).close()?;
+        let place = Box::new(move || Ok(Box::new(file.clone()) as Box<dyn redb::StorageBackend>));
+        Box::new(RedbEngine::at(files::name(number), place, 1 << 20)?).close()?;
         self.disks.lock().unwrap().insert(number, disk);
         Ok(())
     }

@@ -8,24 +8,15 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::mem::{Fault, MemDisk};
-use super::redb::{Door, RedbEngine};
-use super::sim_disk::{DiskFault, Plan, SimDisk};
+use super::redb::RedbEngine;
+use super::sim_disk::{DiskFault, Plan, SimDirectory, SimDisk};
 use super::*;
 
 const CACHE: usize = 1 << 20;
 
-fn sim_door(disk: &SimDisk) -> Door {
-    let disk = disk.clone();
-    let mut opened = false;
-    Box::new(move || {
-        let file = if opened { disk.open_again()? } else { disk.clone() };
-        opened = true;
-        Ok(Box::new(file))
-    })
-}
-
-fn on_sim(disk: &SimDisk) -> Result<RedbEngine, EngineError> {
-    RedbEngine::with_door("simulated".into(), sim_door(disk), CACHE)
+pub(super) fn on_sim(disk: &SimDisk) -> Result<RedbEngine, EngineError> {
+    let place = Box::new(SimDirectory::new(disk.clone()));
+    RedbEngine::at("simulated".into(), place, CACHE)
 }
 
 /// Runs `test` on a fresh engine of each kind.
@@ -54,7 +45,7 @@ fn commit(engine: &mut dyn Engine, units: Vec<Work>) -> Vec<Applied> {
     engine.commit(units).unwrap().into_iter().map(Result::unwrap).collect()
 }
 
-fn all(engine: &dyn Engine) -> BTreeMap<Key, Value> {
+pub(super) fn all(engine: &dyn Engine) -> BTreeMap<Key, Value> {
     let snapshot = engine.snapshots().snapshot().unwrap();
     snapshot.range(&[][..]..&[0xff; 8][..], usize::MAX, false).unwrap().into_iter().collect()
 }
@@ -209,7 +200,7 @@ fn what_an_interrupted_creation_left_is_overwritten() {
 
 /// What the units of one random group do, as data, so that a model can do the same.
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     Put(u8, u16),
     Delete(u8),
     DeleteRange(u8, u8),
@@ -227,12 +218,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn groups() -> impl Strategy<Value = Vec<Vec<Step>>> {
+pub(super) fn groups() -> impl Strategy<Value = Vec<Vec<Step>>> {
     prop::collection::vec(prop::collection::vec(step(), 1..8), 1..10)
 }
 
 impl Step {
-    fn work(&self) -> Work {
+    pub fn work(&self) -> Work {
         let batch = match *self {
             Step::Put(key, size) => {
                 Batch { puts: vec![(vec![b'k', key], vec![key; size.into()])], ..Batch::default() }
@@ -282,7 +273,7 @@ impl Step {
 }
 
 /// The states after 0, 1, 2... groups.
-fn states(groups: &[Vec<Step>]) -> Vec<BTreeMap<Key, Value>> {
+pub(super) fn states(groups: &[Vec<Step>]) -> Vec<BTreeMap<Key, Value>> {
     let mut model = BTreeMap::new();
     let mut states = vec![model.clone()];
     for group in groups {
@@ -293,7 +284,7 @@ fn states(groups: &[Vec<Step>]) -> Vec<BTreeMap<Key, Value>> {
 }
 
 /// Commits groups from the `done`-th on until one fails; says how many are acknowledged.
-fn play(engine: &mut dyn Engine, groups: &[Vec<Step>], mut done: usize) -> usize {
+pub(super) fn play(engine: &mut dyn Engine, groups: &[Vec<Step>], mut done: usize) -> usize {
     for group in &groups[done..] {
         if engine.commit(group.iter().map(Step::work).collect()).is_err() {
             break;
@@ -399,7 +390,7 @@ proptest! {
 }
 
 /// The groups that are there: the acknowledged ones, or one more.
-fn check(engine: &dyn Engine, states: &[BTreeMap<Key, Value>], done: usize) -> usize {
+pub(super) fn check(engine: &dyn Engine, states: &[BTreeMap<Key, Value>], done: usize) -> usize {
     let found = all(engine);
     let more = states.get(done + 1).is_some_and(|next| *next == found);
     assert!(more || found == states[done], "{done} groups were acknowledged");

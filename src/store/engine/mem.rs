@@ -2,14 +2,20 @@
 //!
 //! A [`MemDisk`] outlives the engines opened on it. Commits are numbered from 1 over the disk's life; a fault is planned for a
 //! number. A commit without a fault is synced when it is answered.
+//!
+//! Its "file" grows with every put and shrinks only by [`Engine::compact`], whose steps are numbered likewise; that the copy is
+//! equal to the file is asserted at each exchange.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::{Bound, Range};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::compact::{Copying, Draft};
 use super::group::{self, Changes, Outcome};
-use super::{Answer, Engine, EngineError, Key, Read, Snapshots, Value, Work};
+use super::{
+    Answer, Compaction, CompactionLimits, Engine, EngineError, Key, Read, Snapshots, Value, Work,
+};
 
 type Map = BTreeMap<Key, Value>;
 
@@ -56,6 +62,12 @@ struct State {
     reopen_fails: bool,
     held: bool,
     waiting: bool,
+    limits: CompactionLimits,
+    /// Octets put since the last exchange.
+    length: u64,
+    steps: u64,
+    step_faults: BTreeMap<u64, Fault>,
+    exchanges: u64,
 }
 
 impl MemDisk {
@@ -66,7 +78,7 @@ impl MemDisk {
 
     /// An engine on this disk. At most one at a time.
     pub fn engine(&self) -> MemEngine {
-        MemEngine { disk: self.clone(), broken: false, doubt: None }
+        MemEngine { disk: self.clone(), broken: false, doubt: None, copying: None }
     }
 
     /// The `number`-th commit (from 1) fails so.
@@ -77,6 +89,27 @@ impl MemDisk {
     /// Whether opening again fails from now on.
     pub fn fail_reopen(&self, fails: bool) {
         self.state().reopen_fails = fails;
+    }
+
+    /// Compacts from other sizes on.
+    pub fn compact_with(&self, limits: CompactionLimits) {
+        self.state().limits = limits;
+    }
+
+    /// The `number`-th step of copying (from 1) fails so: `Full` and `Panic` in the draft, `Io` in the exchange, if that is the
+    /// step, where `applied` says which file has the name after it.
+    pub fn fail_step(&self, number: u64, fault: Fault) {
+        self.state().step_faults.insert(number, fault);
+    }
+
+    /// Steps of copying so far.
+    pub fn steps(&self) -> u64 {
+        self.state().steps
+    }
+
+    /// Exchanges so far.
+    pub fn exchanges(&self) -> u64 {
+        self.state().exchanges
     }
 
     /// Commits wait from now on, as on a disk that hangs, until [`MemDisk::let_go`].
@@ -149,6 +182,18 @@ pub struct MemEngine {
     disk: MemDisk,
     broken: bool,
     doubt: Option<Outcome>,
+    copying: Option<Copying<Map>>,
+}
+
+impl Draft for Map {
+    fn apply(&mut self, changes: &Changes) -> Result<(), EngineError> {
+        apply(self, changes.clone());
+        Ok(())
+    }
+}
+
+fn octets(map: &Map) -> u64 {
+    map.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum()
 }
 
 impl MemEngine {
@@ -177,15 +222,23 @@ impl MemEngine {
             Some(Fault::Hang) | None => (None, true),
         };
         if applied {
+            let puts = outcome.changes.iter().filter_map(|(k, v)| Some((k, v.as_ref()?)));
+            state.length += puts.map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
             apply(Arc::make_mut(&mut state.live), outcome.changes.clone());
             state.unsynced.push_back(outcome.changes.clone());
             state.sync();
         }
         drop(state);
         match error {
-            None => Ok(outcome.answers),
+            None => {
+                if let Some(copying) = &mut self.copying {
+                    copying.note(&outcome.changes);
+                }
+                Ok(outcome.answers)
+            }
             Some(error) => {
                 self.broken = true;
+                self.copying = None;
                 self.doubt = Some(outcome);
                 Err(error)
             }
@@ -236,8 +289,59 @@ impl Engine for MemEngine {
         }
     }
 
+    fn compact(&mut self, live: u64) -> Result<Compaction, EngineError> {
+        let mut state = self.disk.state();
+        let Some(mut copying) = self.copying.take() else {
+            if !state.limits.wants(state.length, live) {
+                return Ok(Compaction::Unneeded);
+            }
+            self.copying = Some(Copying::new(Map::new(), state.length, state.limits));
+            return Ok(Compaction::Going);
+        };
+        state.steps += 1;
+        let step = state.steps;
+        let fault = state.step_faults.remove(&step);
+        match fault {
+            Some(Fault::Full { .. }) => {
+                return Ok(Compaction::GivenUp(EngineError::Full { what: "the copy".into() }));
+            }
+            Some(Fault::Panic) => {
+                drop(state);
+                panic!("planned panic in step {step}");
+            }
+            Some(Fault::Io { .. } | Fault::Hang) | None => {}
+        }
+        match copying.step(&Snapshot(Arc::clone(&state.live))) {
+            Ok(false) => self.copying = Some(copying),
+            Ok(true) => return exchange(&mut state, copying, fault),
+            Err(error) => return Ok(Compaction::GivenUp(error)),
+        }
+        Ok(Compaction::Going)
+    }
+
     fn close(self: Box<Self>) -> Result<(), EngineError> {
         Ok(())
+    }
+}
+
+fn exchange(
+    state: &mut State,
+    copying: Copying<Map>,
+    fault: Option<Fault>,
+) -> Result<Compaction, EngineError> {
+    let Copying { draft, before, .. } = copying;
+    assert!(draft == *state.live, "the copy differs from the file");
+    if let Some(Fault::Io { applied: false }) = fault {
+        return Err(planned());
+    }
+    let after = octets(&draft);
+    state.length = after;
+    state.synced = draft.clone();
+    state.live = Arc::new(draft);
+    state.exchanges += 1;
+    match fault {
+        Some(Fault::Io { .. }) => Err(planned()),
+        _ => Ok(Compaction::Done { before, after }),
     }
 }
 

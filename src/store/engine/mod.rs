@@ -9,9 +9,11 @@
 //! engine runs it inside its write transaction, so it never conflicts; a remote one runs it on a snapshot
 //! and relies on the checks the function puts into its batch, and calls it again after a conflict.
 
-pub mod ahead;
+mod ahead;
+mod compact;
 mod group;
 pub mod mem;
+mod place;
 pub mod redb;
 pub mod sim_disk;
 
@@ -20,6 +22,10 @@ mod conformance;
 
 use std::ops::Range;
 use std::sync::Arc;
+
+pub use self::compact::{Compaction, CompactionLimits};
+pub use self::place::Place;
+pub(in crate::store) use self::place::{open_again, open_file, sync_directory_of};
 
 /// An ordered byte key: a table's prefix byte, then an order-preserving tuple (`schema.rs`).
 pub type Key = Vec<u8>;
@@ -142,7 +148,7 @@ pub enum EngineError {
 /// Hands out snapshots, to any thread, beside the writer.
 pub trait Snapshots: Send + Sync {
     /// A snapshot of the last commit. Cheap; hold it for seconds at most. It dies with the next [`Engine::reopen`]: its
-    /// reads fail then.
+    /// reads fail then. It outlives an exchange of the files by [`Engine::compact`], and keeps the old one's space until it goes.
     fn snapshot(&self) -> Result<Box<dyn Read + Send>, EngineError>;
 }
 
@@ -163,6 +169,12 @@ pub trait Engine: Send {
     /// Commits the group that [`Engine::reopen`] has just found missing once more, on the new handle, with the effects and
     /// answers it had. Only directly after that. `None` when the group failed before its effects were known.
     fn repeat(&mut self) -> Result<Option<Vec<Answer>>, EngineError>;
+
+    /// Gives disk space back by a bounded step (`compact.rs`): begins when `live`, about how many octets of keys and values there are, is
+    /// little beside what the files take, and goes on when it has begun; `live` does not matter then. Never changes what is read.
+    /// While it is under way, call it after each group. An error leaves it unknown which file has the name, both of the same content:
+    /// nothing may be committed any more.
+    fn compact(&mut self, live: u64) -> Result<Compaction, EngineError>;
 
     /// Closes the files cleanly. Without it the next open has a little more to do, and loses nothing.
     fn close(self: Box<Self>) -> Result<(), EngineError>;

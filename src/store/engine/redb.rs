@@ -6,58 +6,63 @@
 //!
 //! redb refuses every write after the first error of the disk, until the file is opened again. After a failed fsync the
 //! kernel may hold pages that look written and are not (they are "clean" in its cache and not on the disk), so a
-//! [`Door`] that opens a real file again first writes out what is still dirty and then drops what is cached: what is read
+//! [`Place`] that opens a real file again first writes out what is still dirty and then drops what is cached: what is read
 //! after that is what the disk has. The order of writes of a two-phase commit would forgive it if we did not (the tests
 //! pass without); we do not rely on that.
+//!
+//! A file that is mostly free is exchanged for a copy of what is live (`compact.rs`): `queue.redb.new` is written, closed, opened
+//! as at a start, and gets the name by a rename that is made durable before the next commit. What a crash leaves under the name
+//! is one or the other, complete; a draft is removed at the next start.
 
-use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::{Bound, Range};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use redb::backends::FileBackend;
 use redb::{
     BackendError, Builder, Database, ReadOnlyTable, ReadableDatabase, ReadableTable,
-    StorageBackend, StorageError, TableDefinition,
+    ReadableTableMetadata, StorageBackend, StorageError, TableDefinition, WriteTransaction,
 };
-use rustix::fs::{Advice, fadvise};
 
 use super::ahead::{self, Ahead};
+use super::compact::{Copying, Draft};
 use super::group::{self, Changes, Outcome};
-use super::{Answer, Engine, EngineError, Key, Read, Snapshots, Value, Work};
+use super::place::{FilePlace, Place};
+use super::{
+    Answer, Compaction, CompactionLimits, Engine, EngineError, Key, Read, Snapshots, Value, Work,
+};
 
 /// The only table: each further one would cost pages in every commit.
 pub(in crate::store) const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("kv");
 /// Octets of cache for making an empty file.
 const CREATE_CACHE: usize = 1 << 20;
 
-/// Where the bytes of the file are. Called once at the start and once for each [`Engine::reopen`]; must not be
-/// answered from a cache that may differ from the disk.
-pub type Door = Box<dyn FnMut() -> io::Result<Box<dyn StorageBackend>> + Send>;
-
 /// A store in one redb file.
 pub struct RedbEngine {
     /// For messages to people.
     what: String,
     cache_size: usize,
-    door: Door,
+    place: Box<dyn Place>,
     shared: Arc<Shared>,
     /// The group of the last commit, when that gave an error.
     doubt: Option<Outcome>,
+    limits: CompactionLimits,
+    copying: Option<Copying<Open>>,
 }
 
 struct Shared {
     what: String,
-    /// None while it is being opened again, when that failed, and after the close.
-    open: RwLock<Option<Open>>,
+    /// None while it is being opened again, when that failed, and after the close. Changed in an instant, so that nobody waits for it.
+    open: RwLock<Option<Arc<Open>>>,
 }
 
+/// An open file. Snapshots share it, so one that was exchanged is closed by the last of them.
 struct Open {
-    database: Database,
+    /// None once it is closed.
+    database: RwLock<Option<Database>>,
     trouble: Trouble,
+    length: Length,
     repaired: bool,
 }
 
@@ -70,21 +75,49 @@ impl RedbEngine {
         if create && matches!(path.try_exists(), Ok(false)) {
             self::create(path)?;
         }
-        RedbEngine::with_door(path.display().to_string(), file_door(path), cache_size)
+        let what = path.display().to_string();
+        let mut place = FilePlace::new(path);
+        let open = Open::new(&what, place.open(), cache_size)?;
+        // Who had the file may have exchanged it between our opening and our locking of it.
+        if !place.is_named().map_err(|error| from_io(&what, error))? {
+            return Err(EngineError::Locked { what });
+        }
+        // Ours alone now. What is left of a copy may hold much of the disk.
+        place.drop_draft().map_err(|error| from_io(&what, error))?;
+        Ok(RedbEngine::of(what, Box::new(place), open, cache_size))
     }
 
-    /// Opens whatever `door` leads to: a file of ours, or an empty one. `what` names it to people.
+    /// Opens whatever `place` leads to: a file of ours, or an empty one. `what` names it to people.
     ///
     /// # Errors
     /// As [`RedbEngine::open`].
-    pub fn with_door(
+    pub fn at(
         what: String,
-        mut door: Door,
+        mut place: Box<dyn Place>,
         cache_size: usize,
     ) -> Result<RedbEngine, EngineError> {
-        let open = Open::new(&what, &mut door, cache_size)?;
-        let shared = Arc::new(Shared { what: what.clone(), open: RwLock::new(Some(open)) });
-        Ok(RedbEngine { what, cache_size, door, shared, doubt: None })
+        let open = Open::new(&what, place.open(), cache_size)?;
+        place.drop_draft().map_err(|error| from_io(&what, error))?;
+        Ok(RedbEngine::of(what, place, open, cache_size))
+    }
+
+    fn of(what: String, place: Box<dyn Place>, open: Open, cache_size: usize) -> RedbEngine {
+        let shared =
+            Arc::new(Shared { what: what.clone(), open: RwLock::new(Some(Arc::new(open))) });
+        RedbEngine {
+            what,
+            cache_size,
+            place,
+            shared,
+            doubt: None,
+            limits: CompactionLimits::default(),
+            copying: None,
+        }
+    }
+
+    /// Gives space back from other sizes on.
+    pub fn with_limits(self, limits: CompactionLimits) -> RedbEngine {
+        RedbEngine { limits, ..self }
     }
 
     /// Whether opening it last had to read the whole file. Never after a crash of this engine; only a file that something
@@ -94,32 +127,107 @@ impl RedbEngine {
         open.as_ref().is_some_and(|open| open.repaired)
     }
 
+    fn file(&self) -> Result<Arc<Open>, EngineError> {
+        self.shared.file()
+    }
+
     /// Commits `outcome`; keeps it for [`Engine::reopen`] when that fails.
     fn write(
         &mut self,
         run: impl FnOnce(&dyn Read) -> Result<Outcome, EngineError>,
     ) -> Result<Vec<Answer>, EngineError> {
-        let shared = Arc::clone(&self.shared);
-        let guard = shared.open.read().map_err(|_| closed(&self.what))?;
-        let open = guard.as_ref().ok_or_else(|| closed(&self.what))?;
-        let failed = |error: redb::Error| open.trouble.explain(&self.what, error);
-        let mut transaction = open.database.begin_write().map_err(|e| failed(e.into()))?;
-        transaction.set_quick_repair(true);
-        let mut table = transaction.open_table(TABLE).map_err(|e| failed(e.into()))?;
-        let outcome = run(&Reading { what: &self.what, table: &table })?;
-        let applied = insert(&mut table, &outcome.changes);
-        drop(table);
-        let applied = applied.and_then(|()| match outcome.changes.is_empty() {
-            true => Ok(transaction.abort()?),
-            false => Ok(transaction.commit()?),
+        let file = self.file()?;
+        let written = file.write(&self.what, run, |transaction| {
+            transaction.set_quick_repair(true);
         });
-        match applied {
-            Ok(()) => Ok(outcome.answers),
-            Err(error) => {
-                self.doubt = Some(outcome);
-                Err(failed(error))
+        match written {
+            Ok(outcome) => {
+                if let Some(copying) = &mut self.copying {
+                    copying.note(&outcome.changes);
+                }
+                Ok(outcome.answers)
+            }
+            Err((outcome, error)) => {
+                self.doubt = outcome;
+                // Its outcome will be known, but the space is worth more now, and so is a simple way out.
+                self.drop_copy();
+                Err(error)
             }
         }
+    }
+
+    /// Begins a copy when it is worth it.
+    fn begin_copy(&mut self, live: u64) -> Result<Compaction, EngineError> {
+        let before = self.file()?.length.octets();
+        if !self.limits.wants(before, live) {
+            return Ok(Compaction::Unneeded);
+        }
+        match Open::new(&self.what, self.place.draft(), CREATE_CACHE) {
+            Ok(draft) => {
+                self.copying = Some(Copying::new(draft, before, self.limits));
+                Ok(Compaction::Going)
+            }
+            Err(error) => Ok(self.give_up(error)),
+        }
+    }
+
+    fn give_up(&mut self, error: EngineError) -> Compaction {
+        self.drop_copy();
+        Compaction::GivenUp(error)
+    }
+
+    fn drop_copy(&mut self) {
+        drop(self.copying.take());
+        if let Err(error) = self.place.drop_draft() {
+            tracing::warn!(file = self.what, %error, "what was copied cannot be removed before the next start");
+        }
+    }
+
+    /// The draft is equal to the file: makes it durable and puts it in its place.
+    fn exchange(&mut self) -> Result<Compaction, EngineError> {
+        let Some(Copying { draft, before, .. }) = self.copying.take() else {
+            return Ok(Compaction::Unneeded);
+        };
+        let file = self.file()?;
+        let fresh = match self.complete(&file, draft) {
+            Ok(fresh) => Arc::new(fresh),
+            Err(error) => return Ok(self.give_up(error)),
+        };
+        if let Err(error) = self.place.name_draft() {
+            drop(fresh);
+            let error = from_io(&self.what, error);
+            return Ok(self.give_up(error));
+        }
+        // From here on there is no way back: a power cut may leave the one or the other under the name.
+        self.place.sync_names().map_err(|error| from_io(&self.what, error))?;
+        let after = fresh.length.octets();
+        *self.shared.open.write().map_err(|_| closed(&self.what))? = Some(fresh);
+        Ok(Compaction::Done { before, after })
+    }
+
+    /// The draft closed cleanly, and opened as a start would.
+    fn complete(&mut self, file: &Arc<Open>, draft: Open) -> Result<Open, EngineError> {
+        let (rows, copied) = (file.rows(&self.what)?, draft.rows(&self.what)?);
+        if rows != copied {
+            let detail = format!("{copied} rows were copied of {rows}");
+            return Err(EngineError::Corrupt { what: self.what.clone(), detail });
+        }
+        draft.close(&self.what)?;
+        drop(draft);
+        let fresh = Open::new(&self.what, self.place.open_draft(), self.cache_size)?;
+        if fresh.repaired || fresh.rows(&self.what)? != rows {
+            let detail = "the copy is not as it was written".to_owned();
+            return Err(EngineError::Corrupt { what: self.what.clone(), detail });
+        }
+        Ok(fresh)
+    }
+}
+
+impl Draft for Open {
+    fn apply(&mut self, changes: &Changes) -> Result<(), EngineError> {
+        // Synced, so that the exchange has little left to sync; one phase, since nobody will ever recover it.
+        let run = |_: &dyn Read| Ok(Outcome { changes: changes.clone(), answers: Vec::new() });
+        self.write("the copy", run, |_| {}).map(drop).map_err(|(_, error)| error)
     }
 }
 
@@ -145,10 +253,14 @@ impl Engine for RedbEngine {
     }
 
     fn reopen(&mut self) -> Result<Option<Vec<Answer>>, EngineError> {
+        self.drop_copy();
         let old = self.shared.open.write().map_err(|_| closed(&self.what))?.take();
-        // Its error is the one we are here for; what matters is that the lock on the file is gone.
-        drop(old);
-        let open = Open::new(&self.what, &mut self.door, self.cache_size)?;
+        if let Some(old) = old {
+            // Its error is the one we are here for; what matters is that the lock on the file is gone.
+            drop(old.close(&self.what));
+        }
+        let open = Open::new(&self.what, self.place.open(), self.cache_size)?;
+        let open = Arc::new(open);
         let state = open.snapshot(&self.what)?;
         *self.shared.open.write().map_err(|_| closed(&self.what))? = Some(open);
         match &self.doubt {
@@ -166,33 +278,50 @@ impl Engine for RedbEngine {
         }
     }
 
-    fn close(self: Box<Self>) -> Result<(), EngineError> {
+    fn compact(&mut self, live: u64) -> Result<Compaction, EngineError> {
+        if self.copying.is_none() {
+            return self.begin_copy(live);
+        }
+        let state = self.file()?.snapshot(&self.what);
+        let Some(copying) = &mut self.copying else { return Ok(Compaction::Unneeded) };
+        match state.and_then(|state| copying.step(&state)) {
+            Ok(false) => Ok(Compaction::Going),
+            Ok(true) => self.exchange(),
+            Err(error) => Ok(self.give_up(error)),
+        }
+    }
+
+    fn close(mut self: Box<Self>) -> Result<(), EngineError> {
+        if self.copying.is_some() {
+            self.drop_copy();
+        }
         let open = self.shared.open.write().map_err(|_| closed(&self.what))?.take();
-        let Some(Open { database, trouble, .. }) = open else { return Ok(()) };
-        database.close().map_err(|error| trouble.explain(&self.what, error.into()))
+        open.map_or(Ok(()), |open| open.close(&self.what))
+    }
+}
+
+impl Shared {
+    fn file(&self) -> Result<Arc<Open>, EngineError> {
+        let open = self.open.read().map_err(|_| closed(&self.what))?;
+        open.as_ref().map(Arc::clone).ok_or_else(|| closed(&self.what))
     }
 }
 
 impl Snapshots for Shared {
     fn snapshot(&self) -> Result<Box<dyn Read + Send>, EngineError> {
-        // The only writer of this lock is one who opens the file again: not to be waited for.
-        match self.open.try_read() {
-            Ok(open) => match &*open {
-                Some(open) => Ok(Box::new(open.snapshot(&self.what)?)),
-                None => Err(closed(&self.what)),
-            },
-            Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => Err(closed(&self.what)),
-        }
+        Ok(Box::new(self.file()?.snapshot(&self.what)?))
     }
 }
 
 impl Open {
-    fn new(what: &str, door: &mut Door, cache_size: usize) -> Result<Open, EngineError> {
-        let trouble = Trouble::default();
-        let inner = door().map_err(|error| from_io(what, error))?;
+    fn new(
+        what: &str,
+        file: io::Result<Box<dyn StorageBackend>>,
+        cache_size: usize,
+    ) -> Result<Open, EngineError> {
+        let watched = Watched::new(file).map_err(|error| from_io(what, error))?;
+        let (trouble, length) = (watched.trouble.clone(), watched.length.clone());
         let failed = |error: redb::Error| trouble.explain(what, error);
-        let watched =
-            Watched::growing(inner, trouble.clone()).map_err(|error| from_io(what, error))?;
         let repaired = Arc::new(AtomicBool::new(false));
         let noted = Arc::clone(&repaired);
         let database = Builder::new()
@@ -219,16 +348,62 @@ impl Open {
             Err(error) => return Err(failed(error.into())),
         }
         drop(transaction);
-        Ok(Open { database, trouble, repaired })
+        Ok(Open { database: RwLock::new(Some(database)), trouble, length, repaired })
     }
 
-    fn snapshot(&self, what: &str) -> Result<Snapshot, EngineError> {
+    /// Commits what `run` says, in a transaction that `prepare` has set up. An error comes with the outcome, once there was one.
+    fn write(
+        &self,
+        what: &str,
+        run: impl FnOnce(&dyn Read) -> Result<Outcome, EngineError>,
+        prepare: impl FnOnce(&mut WriteTransaction),
+    ) -> Result<Outcome, (Option<Outcome>, EngineError)> {
+        let failed = |error: redb::Error| (None, self.trouble.explain(what, error));
+        let database = self.database.read().map_err(|_| (None, closed(what)))?;
+        let database = database.as_ref().ok_or_else(|| (None, closed(what)))?;
+        let mut transaction = database.begin_write().map_err(|e| failed(e.into()))?;
+        prepare(&mut transaction);
+        let mut table = transaction.open_table(TABLE).map_err(|e| failed(e.into()))?;
+        let outcome = run(&Reading { what, table: &table }).map_err(|error| (None, error))?;
+        let applied = insert(&mut table, &outcome.changes);
+        drop(table);
+        let applied = applied.and_then(|()| match outcome.changes.is_empty() {
+            true => Ok(transaction.abort()?),
+            false => Ok(transaction.commit()?),
+        });
+        match applied {
+            Ok(()) => Ok(outcome),
+            Err(error) => Err((Some(outcome), failed(error).1)),
+        }
+    }
+
+    fn snapshot(self: &Arc<Self>, what: &str) -> Result<Snapshot, EngineError> {
+        let table = self.table(what)?;
+        Ok(Snapshot { what: what.to_owned(), table, _file: Arc::clone(self) })
+    }
+
+    fn table(&self, what: &str) -> Result<PlainTable, EngineError> {
         let failed = |error: redb::Error| self.trouble.explain(what, error);
-        let transaction = self.database.begin_read().map_err(|e| failed(e.into()))?;
-        let table = transaction.open_table(TABLE).map_err(|e| failed(e.into()))?;
-        Ok(Snapshot { what: what.to_owned(), table })
+        let database = self.database.read().map_err(|_| closed(what))?;
+        let database = database.as_ref().ok_or_else(|| closed(what))?;
+        let transaction = database.begin_read().map_err(|e| failed(e.into()))?;
+        transaction.open_table(TABLE).map_err(|e| failed(e.into()))
+    }
+
+    /// How many rows it has; reads one page.
+    fn rows(&self, what: &str) -> Result<u64, EngineError> {
+        self.table(what)?.len().map_err(|error| from_redb(what, error.into()))
+    }
+
+    /// Closes the file cleanly; reads of its snapshots fail from now on.
+    fn close(&self, what: &str) -> Result<(), EngineError> {
+        let database = self.database.write().map_err(|_| closed(what))?.take();
+        let Some(database) = database else { return Ok(()) };
+        database.close().map_err(|error| self.trouble.explain(what, error.into()))
     }
 }
+
+type PlainTable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 /// A table of a write transaction or of a snapshot.
 struct Reading<'a, T> {
@@ -238,7 +413,9 @@ struct Reading<'a, T> {
 
 struct Snapshot {
     what: String,
-    table: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    table: PlainTable,
+    /// After the table: whoever is last closes the file.
+    _file: Arc<Open>,
 }
 
 impl<T: ReadableTable<&'static [u8], &'static [u8]>> Reading<'_, T> {
@@ -294,7 +471,7 @@ impl<T: ReadableTable<&'static [u8], &'static [u8]>> Read for Reading<'_, T> {
 }
 
 impl Snapshot {
-    fn reading(&self) -> Reading<'_, ReadOnlyTable<&'static [u8], &'static [u8]>> {
+    fn reading(&self) -> Reading<'_, PlainTable> {
         Reading { what: &self.what, table: &self.table }
     }
 }
@@ -323,64 +500,15 @@ impl Read for Snapshot {
     }
 }
 
-/// The door to a real file.
-fn file_door(path: &Path) -> Door {
-    let path: PathBuf = path.to_owned();
-    let mut opened_before = false;
-    Box::new(move || {
-        let file = if opened_before { open_again(&path)? } else { open_file(&path)? };
-        opened_before = true;
-        Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
-    })
-}
-
-/// Opens a file of the store for reading and writing.
-pub(in crate::store) fn open_file(path: &Path) -> io::Result<File> {
-    options().open(path)
-}
-
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600);
-    options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
-    options
-}
-
 /// Makes an empty store at `path`, where there must be none. It gets its name when it is complete, since redb does not open what a power
 /// cut leaves of one half-made; what an earlier attempt left is overwritten.
 pub(in crate::store) fn create(path: &Path) -> Result<(), EngineError> {
     let what = path.display().to_string();
-    let mut draft = path.to_owned().into_os_string();
-    draft.push(".new");
-    let file = options().create(true).truncate(true).open(&draft);
-    let backend = file
-        .map_err(|error| from_io(&what, error))
-        .and_then(|file| FileBackend::new(file).map_err(|error| from_redb(&what, error.into())))?;
-    let mut door: Option<Box<dyn StorageBackend>> = Some(Box::new(backend));
-    let mut door: Door = Box::new(move || door.take().ok_or(io::ErrorKind::NotFound.into()));
-    let Open { database, trouble, .. } = Open::new(&what, &mut door, CREATE_CACHE)?;
-    database.close().map_err(|error| trouble.explain(&what, error.into()))?;
+    let mut place = FilePlace::new(path);
+    let open = Open::new(&what, place.draft(), CREATE_CACHE)?;
+    open.close(&what)?;
     // redb syncs the file, nobody but us its name.
-    std::fs::rename(&draft, path)
-        .and_then(|()| sync_directory_of(path))
-        .map_err(|error| from_io(&what, error))
-}
-
-/// Makes creations and removals in the directory of `path` durable.
-pub(in crate::store) fn sync_directory_of(path: &Path) -> io::Result<()> {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    File::open(directory)?.sync_all()
-}
-
-/// Opens a file after an error of the disk, so that what is read is what the disk has: see the head of this file.
-pub(in crate::store) fn open_again(path: &Path) -> io::Result<File> {
-    let file = open_file(path)?;
-    file.sync_all()?;
-    fadvise(&file, 0, None, Advice::DontNeed)?;
-    Ok(file)
+    place.name_draft().and_then(|()| place.sync_names()).map_err(|error| from_io(&what, error))
 }
 
 /// The first error of the disk since the file was opened. redb may answer with a mere "previous I/O error" where the cause
@@ -413,35 +541,41 @@ impl Trouble {
     }
 }
 
+/// How long the file is.
+#[derive(Clone, Default, Debug)]
+pub(in crate::store) struct Length(Arc<AtomicU64>);
+
+impl Length {
+    /// In octets.
+    pub fn octets(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// What [`Ahead`] asks for.
 static ZEROS: [u8; ahead::STEP] = [0; ahead::STEP];
 
-/// A backend whose errors are noted, and that fills a growing file ahead of need.
+/// A backend whose errors and length are noted, and that fills a growing file ahead of need.
 #[derive(Debug)]
 pub(in crate::store) struct Watched {
     inner: Box<dyn StorageBackend>,
-    trouble: Trouble,
-    /// None when it is only read.
-    ahead: Option<Mutex<Ahead>>,
+    pub trouble: Trouble,
+    pub length: Length,
+    ahead: Mutex<Ahead>,
 }
 
 impl Watched {
-    /// For a file that is only read.
-    pub fn still(inner: Box<dyn StorageBackend>, trouble: Trouble) -> Watched {
-        Watched { inner, trouble, ahead: None }
+    /// Over a file that was opened.
+    pub fn new(inner: io::Result<Box<dyn StorageBackend>>) -> io::Result<Watched> {
+        let inner = inner?;
+        let octets = inner.len()?;
+        let length = Length(Arc::new(AtomicU64::new(octets)));
+        let ahead = Mutex::new(Ahead::new(octets));
+        Ok(Watched { inner, trouble: Trouble::default(), length, ahead })
     }
 
-    /// For a file that is written.
-    ///
-    /// # Errors
-    /// What the backend says to a question for its length.
-    pub fn growing(inner: Box<dyn StorageBackend>, trouble: Trouble) -> io::Result<Watched> {
-        let ahead = Some(Mutex::new(Ahead::new(inner.len()?)));
-        Ok(Watched { inner, trouble, ahead })
-    }
-
-    fn ahead(&self) -> Option<MutexGuard<'_, Ahead>> {
-        self.ahead.as_ref().map(|ahead| ahead.lock().unwrap_or_else(PoisonError::into_inner))
+    fn ahead(&self) -> MutexGuard<'_, Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -456,28 +590,26 @@ impl StorageBackend for Watched {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         // Locked until it is so: nobody may be told to fill what is being cut off.
-        let ahead = self.ahead();
+        let mut ahead = self.ahead();
         self.trouble.note(self.inner.set_len(len))?;
-        if let Some(mut ahead) = ahead {
-            ahead.resized(len);
-        }
+        ahead.resized(len);
+        self.length.0.store(len, Ordering::Relaxed);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        if let Some(mut ahead) = self.ahead() {
-            ahead.synced();
-        }
+        self.ahead().synced();
         self.trouble.note(self.inner.sync_data())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        if let Some(mut ahead) = self.ahead()
-            && let Some(fill) = ahead.writing(offset..offset + data.len() as u64)
         {
-            // Only for speed. If there is no room, the write itself will say so. Still locked: who writes there next
-            // must come after the zeros.
-            let _ = self.inner.write(fill.start, &ZEROS[..(fill.end - fill.start) as usize]);
+            // Locked: who writes there next must come after the zeros.
+            let mut ahead = self.ahead();
+            if let Some(fill) = ahead.writing(offset..offset + data.len() as u64) {
+                // Only for speed. If there is no room, the write itself will say so.
+                let _ = self.inner.write(fill.start, &ZEROS[..(fill.end - fill.start) as usize]);
+            }
         }
         self.trouble.note(self.inner.write(offset, data))
     }

@@ -4,11 +4,16 @@
 //! between them in order. A [`SimDisk::cut`] keeps any subset of those, any of them torn between sectors of 512 octets or
 //! pages of 4 KiB, and extends the file or not. A planned fault strikes at the n-th operation that changes or syncs the file; a
 //! failed sync behaves as Linux does: what was not written looks written until the caches are dropped.
+//!
+//! A [`SimDirectory`] has such a file under a name, and a draft beside it; their operations, and those on the names, are counted
+//! together. A name that was changed and not synced may be the old or the new one after a cut.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::StorageBackend;
+
+use super::Place;
 
 /// What a disk writes in one go.
 const SECTOR: usize = 512;
@@ -41,6 +46,14 @@ pub struct Plan {
 #[derive(Clone, Debug, Default)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
+    faults: Arc<Mutex<Faults>>,
+}
+
+/// What is counted, and goes wrong, over all files of a disk.
+#[derive(Debug, Default)]
+struct Faults {
+    operations: u64,
+    plan: Option<Plan>,
 }
 
 #[derive(Debug, Default)]
@@ -48,9 +61,7 @@ struct State {
     live: Vec<u8>,
     durable: Vec<u8>,
     unsynced: Vec<Change>,
-    operations: u64,
     syncs: u64,
-    plan: Option<Plan>,
     seed: u64,
 }
 
@@ -64,17 +75,32 @@ impl SimDisk {
     /// An empty file; `seed` decides what faults leave.
     pub fn new(seed: u64) -> SimDisk {
         let state = State { seed, ..State::default() };
-        SimDisk { state: Arc::new(Mutex::new(state)) }
+        SimDisk { state: Arc::new(Mutex::new(state)), faults: Arc::default() }
+    }
+
+    /// Another empty file of the same disk.
+    fn beside(&self) -> SimDisk {
+        let seed = self.state().seed.wrapping_add(1);
+        SimDisk { faults: Arc::clone(&self.faults), ..SimDisk::new(seed) }
     }
 
     /// Plans a fault, in place of any other.
     pub fn plan(&self, plan: Option<Plan>) {
-        self.state().plan = plan;
+        self.faults().plan = plan;
     }
 
     /// Operations that changed or synced the file so far.
     pub fn operations(&self) -> u64 {
-        self.state().operations
+        self.faults().operations
+    }
+
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an operation; says what is to go wrong with it.
+    fn operation(&self) -> Option<DiskFault> {
+        self.faults().operation()
     }
 
     /// Syncs so far.
@@ -88,7 +114,7 @@ impl SimDisk {
         let durable =
             survivors(&state.durable, &state.unsynced, &mut fastrand::Rng::with_seed(seed));
         let state = State { live: durable.clone(), durable, seed, ..State::default() };
-        SimDisk { state: Arc::new(Mutex::new(state)) }
+        SimDisk { state: Arc::new(Mutex::new(state)), faults: Arc::default() }
     }
 
     /// Opens the file as after an error: writes out what is still known to be dirty, then forgets everything that is cached.
@@ -109,8 +135,7 @@ impl SimDisk {
     }
 }
 
-impl State {
-    /// Counts an operation; says what is to go wrong with it.
+impl Faults {
     fn operation(&mut self) -> Option<DiskFault> {
         self.operations += 1;
         let plan = self.plan?;
@@ -118,7 +143,9 @@ impl State {
         let strikes = self.operations == plan.at || (lasting && self.operations > plan.at);
         strikes.then_some(plan.fault)
     }
+}
 
+impl State {
     fn change(&mut self, change: Change) {
         apply(&mut self.live, &change);
         self.unsynced.push(change);
@@ -188,7 +215,7 @@ impl StorageBackend for SimDisk {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.state();
         let length = usize::try_from(len).map_err(io::Error::other)?;
-        match state.operation() {
+        match self.operation() {
             Some(DiskFault::NoSpace) => Err(no_space()),
             Some(DiskFault::Broken | DiskFault::Power) => Err(broken()),
             None => {
@@ -200,7 +227,7 @@ impl StorageBackend for SimDisk {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.state();
-        let fault = state.operation();
+        let fault = self.operation();
         if fault == Some(DiskFault::Power) {
             return Err(broken());
         }
@@ -223,7 +250,7 @@ impl StorageBackend for SimDisk {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.state();
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
-        match state.operation() {
+        match self.operation() {
             None => {
                 state.change(Change::Write(offset, data.to_vec()));
                 Ok(())
@@ -236,5 +263,104 @@ impl StorageBackend for SimDisk {
                 Err(if fault == DiskFault::NoSpace { no_space() } else { broken() })
             }
         }
+    }
+}
+
+/// A file under its name and a draft beside it. Clones are the same directory.
+#[derive(Clone, Debug)]
+pub struct SimDirectory {
+    names: Arc<Mutex<Names>>,
+}
+
+#[derive(Debug)]
+struct Names {
+    file: SimDisk,
+    /// What a power cut may leave under the name instead.
+    unsynced: Option<SimDisk>,
+    draft: Option<SimDisk>,
+    opened: bool,
+}
+
+impl SimDirectory {
+    /// With this file under the name.
+    pub fn new(file: SimDisk) -> SimDirectory {
+        let names = Names { file, unsynced: None, draft: None, opened: false };
+        SimDirectory { names: Arc::new(Mutex::new(names)) }
+    }
+
+    /// The file that has the name.
+    pub fn file(&self) -> SimDisk {
+        self.names().file.clone()
+    }
+
+    /// Whether there is a draft.
+    pub fn has_draft(&self) -> bool {
+        self.names().draft.is_some()
+    }
+
+    /// What a power cut at this moment may leave: another directory, without faults planned.
+    pub fn cut(&self, seed: u64) -> SimDirectory {
+        let names = self.names();
+        let mut random = fastrand::Rng::with_seed(seed);
+        let old = names.unsynced.as_ref().filter(|_| random.bool());
+        let kept = SimDirectory::new(old.unwrap_or(&names.file).cut(random.u64(..)));
+        if let Some(draft) = names.draft.as_ref().filter(|_| random.bool()) {
+            kept.names().draft = Some(draft.cut(random.u64(..)));
+        }
+        kept
+    }
+
+    /// A change of the names: counted, and done unless a fault strikes.
+    fn change(&self, change: impl FnOnce(&mut Names)) -> io::Result<()> {
+        let mut names = self.names();
+        match names.file.operation() {
+            None => {
+                change(&mut names);
+                Ok(())
+            }
+            Some(DiskFault::NoSpace) => Err(no_space()),
+            Some(DiskFault::Broken | DiskFault::Power) => Err(broken()),
+        }
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place for SimDirectory {
+    fn open(&mut self) -> io::Result<Box<dyn StorageBackend>> {
+        let mut names = self.names();
+        let again = std::mem::replace(&mut names.opened, true);
+        let file = if again { names.file.open_again()? } else { names.file.clone() };
+        Ok(Box::new(file))
+    }
+
+    fn draft(&mut self) -> io::Result<Box<dyn StorageBackend>> {
+        self.change(|names| names.draft = Some(names.file.beside()))?;
+        self.open_draft()
+    }
+
+    fn open_draft(&mut self) -> io::Result<Box<dyn StorageBackend>> {
+        match &self.names().draft {
+            Some(draft) => Ok(Box::new(draft.clone())),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn name_draft(&mut self) -> io::Result<()> {
+        self.change(|names| {
+            if let Some(draft) = names.draft.take() {
+                names.unsynced = Some(std::mem::replace(&mut names.file, draft));
+            }
+        })
+    }
+
+    fn sync_names(&mut self) -> io::Result<()> {
+        self.change(|names| names.unsynced = None)
+    }
+
+    fn drop_draft(&mut self) -> io::Result<()> {
+        if self.has_draft() { self.change(|names| names.draft = None) } else { Ok(()) }
     }
 }

@@ -3,14 +3,17 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::store::engine::Check;
 use crate::store::engine::mem::{Fault, MemDisk};
+use crate::store::engine::{Check, CompactionLimits};
 
 /// Longer than any test: nothing goes out by its deadline.
 const NEVER: Duration = Duration::from_secs(3600);
 
+/// Nothing is given back.
+const NONE: Upkeep = Upkeep { every: NEVER, live: |_| Ok(u64::MAX) };
+
 fn start(disk: &MemDisk, max_unsettled: usize, lazy_max: Duration) -> Writer {
-    let limits = WriterLimits { max_unsettled, lazy_max, reserve: None };
+    let limits = WriterLimits { max_unsettled, lazy_max, reserve: None, upkeep: NONE };
     Writer::start(Box::new(disk.engine()), limits).unwrap()
 }
 
@@ -142,7 +145,8 @@ async fn a_disk_that_stays_full_refuses_and_lives() {
     let directory = tempfile::tempdir().unwrap();
     let disk = MemDisk::new();
     let reserve = Reserve::take(directory.path(), 0).unwrap();
-    let limits = WriterLimits { max_unsettled: 8, lazy_max: NEVER, reserve: Some(reserve) };
+    let limits =
+        WriterLimits { max_unsettled: 8, lazy_max: NEVER, reserve: Some(reserve), upkeep: NONE };
     let writer = Writer::start(Box::new(disk.engine()), limits).unwrap();
     assert!(!writer.is_full());
     disk.fail_commit(1, Fault::Full { applied: false });
@@ -189,7 +193,7 @@ async fn a_disk_that_hangs_poisons() {
     let disk = MemDisk::new();
     disk.fail_commit(1, Fault::Io { applied: false });
     disk.fail_commit(2, Fault::Hang);
-    let limits = WriterLimits { max_unsettled: 8, lazy_max: NEVER, reserve: None };
+    let limits = WriterLimits { max_unsettled: 8, lazy_max: NEVER, reserve: None, upkeep: NONE };
     let writer =
         Writer::start_patiently(Box::new(disk.engine()), limits, Duration::from_millis(1)).unwrap();
     let failed = writer.submit(Class::Acknowledged, put("a")).await;
@@ -253,6 +257,82 @@ async fn many_writers_and_many_faults_agree_on_what_happened() {
     assert_eq!(synced.len(), 1 + 16 * 50);
 }
 
+/// A writer that looks after each group, on a file of a mebioctet that is mostly free.
+async fn start_on_a_free_file(disk: &MemDisk) -> Writer {
+    disk.compact_with(CompactionLimits { file_min: 0, slice: 1 });
+    let upkeep = Upkeep { every: Duration::ZERO, live: |_| Ok(0) };
+    let limits = WriterLimits { max_unsettled: 8, lazy_max: NEVER, reserve: None, upkeep };
+    let mut engine = disk.engine();
+    let rows = (0..500u16).map(|n| (n.to_be_bytes().to_vec(), vec![7; 10]));
+    let large = (b"large".to_vec(), vec![0; 1 << 20]);
+    let puts = rows.chain([large]).collect();
+    engine.commit(vec![Work::Batch(Batch { puts, ..Batch::default() })]).unwrap();
+    let large = Batch { deletes: vec![b"large".to_vec()], ..Batch::default() };
+    engine.commit(vec![Work::Batch(large)]).unwrap();
+    Writer::start(Box::new(engine), limits).unwrap()
+}
+
+#[tokio::test]
+async fn space_is_given_back_while_nothing_comes() {
+    let disk = MemDisk::new();
+    let writer = start_on_a_free_file(&disk).await;
+    while disk.exchanges() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(disk.steps() > 5, "in slices");
+    assert_eq!(writer.submit(Class::Acknowledged, put("a")).await.unwrap(), Applied::Committed);
+    writer.close().await.unwrap();
+    assert_eq!(disk.synced().len(), 501);
+}
+
+#[tokio::test]
+async fn groups_go_between_the_slices() {
+    let disk = MemDisk::new();
+    let writer = start_on_a_free_file(&disk).await;
+    let mut number = 0u32;
+    while disk.exchanges() == 0 {
+        number += 1;
+        let key = number.wrapping_mul(0x9e37_79b9).to_be_bytes();
+        let unit = Batch { puts: vec![(key.to_vec(), vec![1])], ..Batch::default() };
+        writer.submit(Class::Acknowledged, unit).await.unwrap();
+    }
+    writer.close().await.unwrap();
+    assert_eq!(disk.synced().len(), 500 + number as usize);
+}
+
+#[tokio::test]
+async fn a_copy_that_fails_is_dropped_and_an_exchange_that_fails_poisons() {
+    let disk = MemDisk::new();
+    disk.fail_step(3, Fault::Full { applied: false });
+    let writer = start_on_a_free_file(&disk).await;
+    for n in 0..20 {
+        writer.submit(Class::Acknowledged, put(&n.to_string())).await.unwrap();
+    }
+    writer.close().await.unwrap();
+    assert_eq!(disk.synced().len(), 520);
+    for applied in [false, true] {
+        let disk = MemDisk::new();
+        (1..100).for_each(|step| disk.fail_step(step, Fault::Io { applied }));
+        let writer = start_on_a_free_file(&disk).await;
+        assert!(writer.poisoned().await.contains("planned"));
+        assert!(writer.submit(Class::Acknowledged, put("a")).await.is_err());
+        disk.cut_power();
+        assert_eq!(disk.synced().len(), 500);
+    }
+}
+
+#[tokio::test]
+async fn a_commit_that_fails_drops_the_copy() {
+    let disk = MemDisk::new();
+    let writer = start_on_a_free_file(&disk).await;
+    disk.fail_commit(5, Fault::Full { applied: false });
+    for n in 0..20 {
+        writer.submit(Class::Acknowledged, put(&n.to_string())).await.unwrap();
+    }
+    writer.close().await.unwrap();
+    assert_eq!(disk.synced().len(), 520);
+}
+
 /// What the machine gives: run with `cargo test --release -- --ignored --nocapture measure`, on the disk in question (TMPDIR).
 #[test]
 #[ignore = "a measurement"]
@@ -265,6 +345,7 @@ fn measure_messages_per_second() {
             max_unsettled: 200,
             lazy_max: Duration::from_millis(100),
             reserve: None,
+            upkeep: NONE,
         };
         let writer = Writer::start(Box::new(engine), limits).unwrap();
         let each = 400usize;

@@ -1,0 +1,27 @@
+//! How much of queue.redb is in use, about: what the writer asks before it has the file copied (`engine/compact.rs`).
+//!
+//! COUNT knows the messages; asking the engine for the octets it holds would read every page. What COUNT does not know (jobs of
+//! long lists, hosts) makes the answer too small, and then the copy finds out and is given up.
+
+use super::StoreError;
+use super::edit::counter;
+use super::engine::Read;
+use super::schema::*;
+
+/// Octets of a scheduled message with its rows in the indexes, about: 776 were measured for one recipient.
+const MESSAGE_OCTETS: u64 = 800;
+/// Octets of a row of INCOMING beside the body.
+const INCOMING_OCTETS: u64 = 500;
+
+/// About how many octets of keys and values there are. Reads three numbers.
+///
+/// # Errors
+/// `Unavailable`, `Damaged`.
+pub(super) fn live(read: &dyn Read) -> Result<u64, StoreError> {
+    let count = |name: &str| -> Result<u64, StoreError> {
+        Ok(u64::try_from(counter(read, &COUNT.key(name))?).unwrap_or(0))
+    };
+    let scheduled = count(COUNT_MESSAGE)?.saturating_mul(MESSAGE_OCTETS);
+    let incoming = count(COUNT_INCOMING)?.saturating_mul(INCOMING_OCTETS);
+    Ok(scheduled.saturating_add(incoming).saturating_add(count(COUNT_INCOMING_OCTETS)?))
+}
