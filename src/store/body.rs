@@ -4,6 +4,10 @@
 //! one takes over, and the full one is closed and opened for reading when wanted. Nothing is deleted from a file but what an
 //! unfinished intake left: a file goes as a whole, when the last message in it is gone ([`Bodies::unlink`]).
 //!
+//! What counts for the size is what the file takes on the disk, not the octets of the bodies alone; and since redb doubles a file that
+//! has no free page left, a generation is full a little before that, if it would pass its size then. (Past a half-full file the
+//! other half is a hole: it has a length and no blocks.)
+//!
 //! A body is staged slice by slice while it arrives: at most [`STAGED_MAX`] octets of it are in memory, and each commit
 //! takes slices of many messages, so a large one neither costs memory nor holds up small ones. [`Staging::seal`] returns
 //! when all of it is durable. The [`Staging`] *pins* its generation: while it lives, the file stays. So it is kept until the
@@ -55,7 +59,7 @@ const QUEUE_SLICES: usize = 256;
 pub struct BodyOptions {
     /// Octets of page cache over all generations.
     pub cache_size: usize,
-    /// Octets after which a generation is full.
+    /// Octets on the disk at which a generation is full, about: at most a sixteenth more.
     pub generation_size: u64,
     /// No new generation gets a number below this: one above all that were ever named.
     pub first_generation: u32,
@@ -301,7 +305,7 @@ impl Bodies {
         if let Current::Open(current) = &self.inner.table().current
             && current.number == generation
         {
-            current.bytes.fetch_max(self.inner.options.generation_size, Ordering::Relaxed);
+            current.wants_end.store(true, Ordering::Relaxed);
             // Without room there is a group to come, and the thread looks after each.
             let _ = self.thread.try_send(Request::Look);
         }
@@ -371,16 +375,19 @@ impl Staging {
     /// # Errors
     /// As [`Staging::write`].
     pub async fn seal(&mut self) -> Result<BodyRef, StoreError> {
-        let tail = std::mem::take(&mut self.tail);
-        self.chunks.extend(chunks(&tail).map(|(_, chunk)| chunk.to_vec()));
-        if !self.chunks.is_empty() {
-            self.send().await?;
-        }
+        self.send_rest().await?;
         while !self.in_flight.is_empty() {
             self.settle_one().await?;
         }
         self.state = State::Sealed;
         Ok(BodyRef::Generation { generation: self.generation(), key: self.key })
+    }
+
+    /// Sends what is left; the body is complete.
+    async fn send_rest(&mut self) -> Result<(), StoreError> {
+        let tail = std::mem::take(&mut self.tail);
+        self.chunks.extend(chunks(&tail).map(|(_, chunk)| chunk.to_vec()));
+        if self.chunks.is_empty() { Ok(()) } else { self.send().await }
     }
 
     /// Sends the chunks that are complete.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use redb::StorageBackend;
@@ -10,6 +10,9 @@ use redb::backends::FileBackend;
 
 use crate::store::engine::redb::{create, from_io, from_redb};
 use crate::store::engine::{EngineError, open_again, open_file, sync_directory_of};
+
+/// What stat counts in, octets.
+const BLOCK: u64 = 512;
 
 /// The name of a generation's file.
 pub(super) fn name(number: u32) -> String {
@@ -29,7 +32,7 @@ pub(super) enum Access {
 
 /// The files of the generations.
 pub(super) trait Files: Send + Sync + 'static {
-    /// Numbers and lengths of all that are complete, by number.
+    /// Numbers of all that are complete, with the octets they take on the disk, by number.
     fn list(&self) -> Result<Vec<(u32, u64)>, EngineError>;
 
     /// Makes an empty one, durably by name.
@@ -37,6 +40,9 @@ pub(super) trait Files: Send + Sync + 'static {
 
     /// Opens one.
     fn open(&self, number: u32, access: Access) -> Result<Box<dyn StorageBackend>, EngineError>;
+
+    /// Octets it takes on the disk: without what it only has by length.
+    fn allocated(&self, number: u32) -> Result<u64, EngineError>;
 
     /// Removes one, durably.
     fn remove(&self, number: u32) -> Result<(), EngineError>;
@@ -71,7 +77,7 @@ impl Files for Directory {
                 if let Some(number) = number
                     && file_name.to_str() == Some(&name(number))
                 {
-                    found.push((number, entry.metadata()?.len()));
+                    found.push((number, entry.metadata()?.blocks().saturating_mul(BLOCK)));
                 }
             }
             found.sort_unstable();
@@ -94,6 +100,13 @@ impl Files for Directory {
         };
         let file = file.map_err(|error| from_io(&what, error))?;
         Ok(Box::new(FileBackend::new(file).map_err(|error| from_redb(&what, error.into()))?))
+    }
+
+    fn allocated(&self, number: u32) -> Result<u64, EngineError> {
+        let path = self.path(number);
+        let found = fs::symlink_metadata(&path);
+        let found = found.map_err(|error| from_io(&path.display().to_string(), error))?;
+        Ok(found.blocks().saturating_mul(BLOCK))
     }
 
     fn remove(&self, number: u32) -> Result<(), EngineError> {

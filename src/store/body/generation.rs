@@ -18,13 +18,19 @@ use crate::store::engine::redb::{Length, TABLE, Trouble, Watched, from_io, from_
 
 /// Generations open for reading at a time: each has a file descriptor and a share of the cache.
 pub(super) const OPEN_MAX: usize = 16;
+/// The part of its size that a generation may be larger: redb's files are a little longer than a power of two.
+const SIZE_SLACK: u64 = 16;
+/// The last part of a file's length whose use is taken for the end of it: more than one commit writes.
+const GROWTH_NEAR: u64 = 32;
 /// Octets of cache for a look at whether a file was closed cleanly.
 const LOOK_CACHE: usize = 64 << 10;
 
 pub(super) struct Generation {
     pub number: u32,
-    /// Of the file when it was opened, and of what was written since.
+    /// Octets on the disk.
     pub bytes: AtomicU64,
+    /// No more bodies are to go to it, whatever its size.
+    pub wants_end: AtomicBool,
     /// How many [`Pin`]s there are.
     pub pins: AtomicUsize,
     /// It was current and is no more.
@@ -137,6 +143,7 @@ impl Generation {
         Generation {
             number,
             bytes: AtomicU64::new(bytes),
+            wants_end: AtomicBool::new(false),
             pins: AtomicUsize::new(0),
             leaving: AtomicBool::new(false),
             slot: Mutex::new(if clean { Slot::Closed } else { Slot::Interrupted }),
@@ -158,6 +165,28 @@ impl Generation {
             Slot::Writing(writing) => Some(Arc::clone(writing)),
             _ => None,
         }
+    }
+
+    /// Notes what the file takes on the disk after a commit.
+    pub fn measure(&self, files: &dyn Files) -> Result<(), EngineError> {
+        self.bytes.store(files.allocated(self.number)?, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the next one is to take over, when `size` is what a generation may take on the disk. redb doubles a file that has no free
+    /// page left, so it is looked ahead.
+    pub fn is_full(&self, size: u64) -> bool {
+        let length = match &*self.slot() {
+            Slot::Writing(writing) => writing.length.octets(),
+            _ => 0,
+        };
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        let most = size.saturating_add(size / SIZE_SLACK);
+        // A file has some length before there is anything in it.
+        let ends = bytes >= size / 2
+            && (length > most
+                || (length.saturating_mul(2) > most && bytes >= length - length / GROWTH_NEAR));
+        bytes >= most || ends || self.wants_end.load(Ordering::Relaxed)
     }
 
     /// A commit failed: nothing more is written, readers wait for the verification.

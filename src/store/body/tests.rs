@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use redb::StorageBackend;
 
 use super::files::Access;
 use super::*;
@@ -61,6 +62,12 @@ impl Files for SimFiles {
                     .map_err(|source| EngineError::Io { what: files::name(number), source })?,
             ),
         })
+    }
+
+    fn allocated(&self, number: u32) -> Result<u64, EngineError> {
+        self.disk(number)
+            .len()
+            .map_err(|source| EngineError::Io { what: files::name(number), source })
     }
 
     fn remove(&self, number: u32) -> Result<(), EngineError> {
@@ -311,4 +318,34 @@ async fn a_damaged_file_hurts_its_own_messages_only() {
     let sealed = stage(&bodies, 1, b"mail").await.unwrap();
     assert_eq!(read_all(&bodies, &sealed).await.unwrap(), b"mail");
     assert!(bodies.unlink(3).await.unwrap());
+}
+
+/// redb doubles a file that is full: a generation ends before that, with its size in octets on the disk, whatever the bodies are.
+#[tokio::test]
+async fn a_generation_has_its_size_on_the_disk_and_not_twice() {
+    const SIZE: u64 = 16 << 20;
+    for length in [700, 4390, 30_000, 300_000] {
+        let directory = tempfile::tempdir().unwrap();
+        let options = BodyOptions { generation_size: SIZE, ..OPTIONS };
+        let (bodies, _) = Bodies::open(directory.path(), options).unwrap();
+        let bytes = body(length);
+        let mut number = 0u64;
+        while bodies.usage().len() == 1 {
+            let group = (0..(1u64 << 18).div_ceil(length as u64)).map(|n| key(number + n));
+            let mut group: Vec<Staging> = group.map(|key| bodies.begin(key).unwrap()).collect();
+            number += group.len() as u64;
+            for staging in &mut group {
+                staging.write(&bytes).await.unwrap();
+                staging.send_rest().await.unwrap();
+            }
+            for staging in &mut group {
+                staging.seal().await.unwrap();
+            }
+        }
+        bodies.close().await.unwrap();
+        let file = std::fs::metadata(directory.path().join(files::name(1))).unwrap();
+        let octets = number * length as u64;
+        assert!(file.len() < SIZE + SIZE / 8, "{} for bodies of {length}", file.len());
+        assert!(octets > SIZE * 3 / 4, "{octets} in bodies of {length}");
+    }
 }

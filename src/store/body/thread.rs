@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc as std_mpsc;
 use std::thread;
 use std::time::Duration;
@@ -131,10 +130,11 @@ impl Thread {
         };
         match committed {
             Ok(()) => {
-                let bytes: usize = slices.iter().map(Slice::bytes).sum();
-                generation.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                 for slice in slices {
                     let _ = slice.reply.send(Ok(()));
+                }
+                if let Err(error) = generation.measure(&*self.inner.files) {
+                    tracing::warn!(generation = generation.number, %error, "cannot be measured");
                 }
             }
             Err(error) => {
@@ -167,9 +167,7 @@ impl Thread {
     /// Makes the next generation when it is wanted, and closes what can be closed.
     fn look(&mut self) {
         let wanted = match &self.inner.table().current {
-            Current::Open(current) => {
-                current.bytes.load(Ordering::Relaxed) >= self.inner.options.generation_size
-            }
+            Current::Open(current) => current.is_full(self.inner.options.generation_size),
             Current::Missing(_) => true,
             Current::Closed => false,
         };
@@ -199,7 +197,7 @@ impl Thread {
             let generation = self.inner.find(*generation)?;
             let full = self.inner.options.generation_size;
             let files = &*self.inner.files;
-            if generation.bytes.load(Ordering::Relaxed) < full
+            if !generation.is_full(full)
                 && generation.open_writing(files, self.inner.options.cache_size / 2).is_ok()
             {
                 self.inner.table().current = Current::Open(generation);
