@@ -263,16 +263,17 @@ impl Bodies {
         bytes
     }
 
-    /// Copies a body into the current generation, under the same key, for evacuation. Keep the [`Staging`] until the message names
-    /// the copy.
+    /// Copies a body of `size` octets into the current generation, under the same key, for evacuation. Keep the [`Staging`] until the
+    /// message names the copy.
     ///
     /// # Errors
-    /// Of reading and staging. The current generation is not evacuated: `Busy`.
+    /// Of reading and staging; `Damaged` when it has another size. The current generation is not evacuated: `Busy`.
     pub async fn copy(
         &self,
         generation: u32,
         key: QueueId,
-    ) -> Result<(BodyRef, Staging), StoreError> {
+        size: u64,
+    ) -> Result<Staging, StoreError> {
         let mut staging = self.begin(key)?;
         if staging.generation() == generation {
             return Err(StoreError::Busy);
@@ -280,8 +281,15 @@ impl Bodies {
         let mut offset = 0;
         loop {
             let bytes = self.read(generation, key, offset).await?;
-            if bytes.is_empty() {
-                return Ok((staging.seal().await?, staging));
+            if bytes.is_empty() && offset == size {
+                staging.seal().await?;
+                return Ok(staging);
+            }
+            if bytes.is_empty() || offset + bytes.len() as u64 > size {
+                return Err(StoreError::Damaged {
+                    what: format!("{} of {key}", files::name(generation)),
+                    detail: format!("it does not have {size} octets"),
+                });
             }
             offset += bytes.len() as u64;
             staging.write(&bytes).await?;

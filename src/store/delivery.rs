@@ -52,13 +52,14 @@ impl Store {
         Ok(ready_job(queue_id, &Arc::new(message.envelope), &body, &job))
     }
 
-    /// The octets of a message from `offset` on: the next up to 64 KiB, empty at the end. Follows a message that has left INCOMING.
+    /// The octets of a message from `offset` on: the next up to 64 KiB, empty at the end. Follows a message that has left INCOMING, and
+    /// a body that was moved.
     ///
     /// # Errors
     /// `Damaged` when the body is not there or cannot be read, `Unavailable`.
     pub async fn read_body(&self, body: &BodyRef, offset: u64) -> Result<Vec<u8>, StoreError> {
         let core = self.core();
-        let (generation, key) = match body {
+        let (mut generation, key) = match body {
             BodyRef::Generation { generation, key } => (*generation, *key),
             BodyRef::Incoming(id) => {
                 let snapshot = core.writer.snapshot()?;
@@ -74,7 +75,15 @@ impl Store {
                 (generation, key.unwrap_or(*id))
             }
         };
-        core.bodies.read(generation, key, offset).await
+        loop {
+            match core.bodies.read(generation, key, offset).await {
+                // Its file may be gone because the body was moved out of it.
+                Err(error @ StoreError::Damaged { .. }) => {
+                    generation = core.moved_body(generation, key)?.ok_or(error)?;
+                }
+                read => return read,
+            }
+        }
     }
 
     /// Makes these states of recipients durable in mid-job, before the next transaction of the same job. A job that is gone (an operator

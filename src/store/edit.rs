@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::StoreError;
 use super::engine::{Batch, Check, Key, Read, Value};
 use super::key::{Decode, Encode, Table};
-use super::message::{DestinationRow, Incoming, Message, Shape};
+use super::message::{Body, DestinationRow, Incoming, Message, Shape};
 use super::record::{Record, damaged};
 use super::schema::*;
 use crate::mail::envelope::Envelope;
@@ -180,6 +180,14 @@ impl<'a> Edit<'a> {
         if let Shape::List(_) = message.shape {
             self.delete(&LISTS, id);
         }
+    }
+
+    /// The body of a message is elsewhere from now on.
+    pub fn move_body(&mut self, id: QueueId, message: &mut Message, to: Body) {
+        self.count_body(message, -1);
+        message.body = to;
+        self.count_body(message, 1);
+        self.put(&MESSAGE, id, message);
     }
 
     /// DEADLINE or HELD, as the message is (I5).

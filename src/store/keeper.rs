@@ -2,6 +2,7 @@
 //!
 //! It waits for settles to become durable and does them again when they did not; it unfolds long lists and carries operators'
 //! changes through them, one slice at a time; it drops what was staged for messages that never came, and body files that are empty.
+//! Beside that it empties those that are nearly so (`evacuate.rs`), until the store closes.
 //! Everything here can be found again at the next start (`recover.rs`), so a crash loses nothing.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -89,7 +90,16 @@ impl Keeper {
         };
         let thread = std::thread::Builder::new()
             .name("store-keeper".into())
-            .spawn(move || runtime.block_on(hands.run()))
+            .spawn(move || {
+                let core = Arc::clone(&hands.core);
+                runtime.block_on(async {
+                    // It is the first that ends.
+                    tokio::select! {
+                        () = hands.run() => {}
+                        () = core.keep_evacuating() => {}
+                    }
+                });
+            })
             .map_err(no_thread)?;
         Ok(Keeper { core, thread: Mutex::new(Some(thread)) })
     }

@@ -27,6 +27,7 @@ mod delivery;
 mod destination;
 mod edit;
 pub mod engine;
+mod evacuate;
 mod ids;
 mod inflight;
 mod intake;

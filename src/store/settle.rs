@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::body::Bodies;
 use super::claims::Settling;
 use super::delivery::{job_of, set_states};
 use super::edit::{Edit, counter, load, parse};
@@ -33,7 +32,7 @@ use super::writer::{Class, Unit};
 use super::{Accepted, Claim, Core, Decide, Settled, Store, StoreError};
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, RecipientState, TimeoutClass};
-use crate::mail::job::{BodyRef, Destination, EntryJob, Job, JobId, Mailer};
+use crate::mail::job::{Destination, EntryJob, Job, JobId, Mailer};
 use crate::mail::outcome::ReportMessage;
 use crate::mail::queue_id::QueueId;
 use crate::mail::time::Timestamp;
@@ -361,7 +360,8 @@ impl Core {
             if *moved {
                 return Ok(park::incoming_body(read, id, limit)?.unwrap_or_default());
             }
-            original(&self.bodies, &message.body.reference(id), limit)
+            let Body { generation, key } = message.body;
+            self.original(generation, key.unwrap_or(id), limit)
         };
         let original = |limit: usize| read_original(limit).map_err(OriginalError::new);
         decide(&MessageState {
@@ -542,19 +542,28 @@ fn message_id(header: &[u8]) -> String {
     value.map(String::from_utf8_lossy).next().unwrap_or_default().into_owned()
 }
 
-/// Up to `limit` octets of a body in a generation.
-fn original(bodies: &Bodies, body: &BodyRef, limit: usize) -> Result<Vec<u8>, StoreError> {
-    let BodyRef::Generation { generation, key } = body else { return Ok(Vec::new()) };
-    let mut bytes = Vec::new();
-    while bytes.len() < limit {
-        let more = bodies.read_blocking(*generation, *key, bytes.len() as u64)?;
-        if more.is_empty() {
-            break;
+impl Core {
+    /// Up to `limit` octets of a body in a generation, or where it was moved to since.
+    fn original(
+        &self,
+        mut generation: u32,
+        key: QueueId,
+        limit: usize,
+    ) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = Vec::new();
+        while bytes.len() < limit {
+            match self.bodies.read_blocking(generation, key, bytes.len() as u64) {
+                Ok(more) if more.is_empty() => break,
+                Ok(more) => bytes.extend_from_slice(&more),
+                Err(error @ StoreError::Damaged { .. }) => {
+                    generation = self.moved_body(generation, key)?.ok_or(error)?;
+                }
+                Err(error) => return Err(error),
+            }
         }
-        bytes.extend_from_slice(&more);
+        bytes.truncate(limit);
+        Ok(bytes)
     }
-    bytes.truncate(limit);
-    Ok(bytes)
 }
 
 /// The recipients outside a job, as far as a verdict on it needs them.

@@ -2,6 +2,7 @@
 
 mod basics;
 mod crashes;
+mod evacuation;
 mod inflight;
 mod lists;
 mod model;

@@ -251,7 +251,10 @@ async fn a_full_generation_makes_room_for_the_next() {
     }
     assert!(!files.disks.lock().unwrap().contains_key(&2));
     assert!(matches!(bodies.read(2, key(2), 0).await, Err(StoreError::Damaged { .. })));
-    let (copied, _staging) = bodies.copy(1, key(1)).await.unwrap();
+    assert!(matches!(bodies.copy(1, key(1), 300_001).await, Err(StoreError::Damaged { .. })));
+    assert!(matches!(bodies.copy(1, key(99), 300_000).await, Err(StoreError::Damaged { .. })));
+    let copy = bodies.copy(1, key(1), 300_000).await.unwrap();
+    let copied = BodyRef::Generation { generation: copy.generation(), key: key(1) };
     assert_ne!(copied, sealed_early);
     assert_eq!(read_all(&bodies, &copied).await.unwrap(), body(300_000));
 }
