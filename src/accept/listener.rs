@@ -1,7 +1,8 @@
 //! Listening sockets: connections are taken inside the limits, and each becomes a session.
 //!
 //! Over a limit a connection is answered with 421 and closed; over the rate it waits in the kernel's queue
-//! (ConnectionRateThrottle: clients wait, none is refused). At the end the sockets are closed first, then sessions
+//! (ConnectionRateThrottle: clients wait, none is refused). On a busy machine connections are refused (RefuseLA) or
+//! taken one a second (DelayLA). At the end the sockets are closed first, then sessions
 //! have [`STOP_WAIT`] to finish what they are at.
 
 use std::collections::HashMap;
@@ -27,6 +28,10 @@ const BACKLOG_MIN: u32 = 1024;
 pub const STOP_WAIT: Duration = Duration::from_secs(30);
 /// How long to wait when the machine has no descriptor or memory for a connection.
 const SHORTAGE_WAIT: Duration = Duration::from_millis(100);
+/// How long a connection is waited for after each one while the load is over DelayLA.
+const DELAY: Duration = Duration::from_secs(1);
+/// Clients whose connections are counted within ConnectionRateWindowSize; more are not limited by it.
+const COUNTED_CLIENTS_MAX: usize = 100_000;
 
 /// One listening socket.
 #[derive(Debug)]
@@ -83,6 +88,13 @@ pub struct Sessions {
     total: u32,
     per_client: PerClient,
     rate: tokio::sync::Mutex<Rate>,
+    recent: Mutex<Recent>,
+}
+
+/// Connections of each client in the present window of ConnectionRateWindowSize.
+struct Recent {
+    began: Instant,
+    counts: HashMap<IpAddr, u32>,
 }
 
 /// Connections taken in the present second.
@@ -119,6 +131,7 @@ impl Sessions {
             total: u32::try_from(total).unwrap_or(u32::MAX),
             per_client: Arc::default(),
             rate: tokio::sync::Mutex::new(Rate { second: Instant::now(), taken: 0 }),
+            recent: Mutex::new(Recent { began: Instant::now(), counts: HashMap::new() }),
         }
     }
 
@@ -129,6 +142,9 @@ impl Sessions {
 
     /// A place for a client, or why there is none.
     fn enter(&self, acceptor: &Acceptor, address: IpAddr) -> Result<Place, &'static str> {
+        if !acceptor.is_relay_client(address) && self.comes_too_often(acceptor, address) {
+            return Err("Connection rate limit exceeded.");
+        }
         let slot = Arc::clone(&self.slots)
             .try_acquire_owned()
             .map_err(|_| "Too many connections; try again later")?;
@@ -143,6 +159,25 @@ impl Sessions {
         }
         *count += 1;
         Ok(Place { _slot: slot, client: Some((address, Arc::clone(&self.per_client))) })
+    }
+
+    /// Counts a connection; whether the client has made more than it may in this window.
+    fn comes_too_often(&self, acceptor: &Acceptor, address: IpAddr) -> bool {
+        let limits = &acceptor.config.limits;
+        if limits.client_rate == 0 {
+            return false;
+        }
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.began.elapsed() >= limits.client_rate_window {
+            *recent = Recent { began: Instant::now(), counts: HashMap::new() };
+        }
+        let is_full = recent.counts.len() >= COUNTED_CLIENTS_MAX;
+        if is_full && !recent.counts.contains_key(&address) {
+            return false;
+        }
+        let count = recent.counts.entry(address).or_default();
+        *count = count.saturating_add(1);
+        *count > limits.client_rate
     }
 
     /// Waits until another connection may be taken under ConnectionRateThrottle.
@@ -183,6 +218,7 @@ pub async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let session_stop = stop.clone();
+    let mut refusing = Refusing::default();
     loop {
         let taken = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return,
@@ -192,10 +228,22 @@ pub async fn serve(
         match taken {
             Ok((stream, address)) => {
                 let stop = session_stop.clone();
+                let load = acceptor.world.load.average();
+                if acceptor.config.load.refuses(load) {
+                    refusing.refuse(stream, load, &listener.daemon, &acceptor);
+                    continue;
+                }
+                refusing.ends(&listener.daemon, &acceptor);
                 take(stream, address, &listener.daemon, &acceptor, &sessions, stop);
+                if acceptor.config.load.delays(load) {
+                    tokio::select! {
+                        () = stop_of(&session_stop) => return,
+                        () = sleep(DELAY) => {}
+                    }
+                }
                 let rate = acceptor.config.limits.connections_per_second;
                 tokio::select! {
-                    _ = stop_of(&session_stop) => return,
+                    () = stop_of(&session_stop) => return,
                     () = sessions.throttle(rate) => {}
                 }
             }
@@ -206,6 +254,33 @@ pub async fn serve(
                 acceptor.tell(Event::TurnedAway { address: None, daemon, why: &why });
                 sleep(SHORTAGE_WAIT).await;
             }
+        }
+    }
+}
+
+/// A time of refusing connections for the load. Its begin and end are logged, and that it lasts each RejectLogInterval.
+#[derive(Default)]
+struct Refusing {
+    logged: Option<Instant>,
+}
+
+impl Refusing {
+    /// Answers with 421. sendmail closes its sockets instead; a daemon that has dropped root could not open them again.
+    fn refuse(&mut self, stream: TcpStream, load: u32, daemon: &str, acceptor: &Acceptor) {
+        let config = &acceptor.config;
+        if self.logged.is_none_or(|at| at.elapsed() >= config.limits.reject_log_interval) {
+            self.logged = Some(Instant::now());
+            let why = format!("load average: {load}");
+            acceptor.tell(Event::TurnedAway { address: None, daemon, why: &why });
+        }
+        let text = format!("421 4.3.2 {} Load too high; try again later\r\n", config.host_name);
+        // A fresh connection has room for one line; whoever cannot take it is turned away all the same.
+        let _ = stream.try_write(text.as_bytes());
+    }
+
+    fn ends(&mut self, daemon: &str, acceptor: &Acceptor) {
+        if self.logged.take().is_some() {
+            acceptor.tell(Event::TakingAgain { daemon });
         }
     }
 }

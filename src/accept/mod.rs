@@ -6,6 +6,7 @@
 //! of it. What the operator is to hear goes out as an [`Event`]; new mail goes to the queue as [`Accepted`] and may
 //! be dropped on the way when the queue is busy: the store has it, and the queue finds it there.
 
+mod eight_bit;
 pub mod listener;
 pub mod local_header;
 pub mod received;
@@ -82,6 +83,8 @@ pub enum Event<'a> {
     Connected { relay: &'a str, daemon: &'a str },
     /// A connection was turned away with 421.
     TurnedAway { address: Option<IpAddr>, daemon: &'a str, why: &'a str },
+    /// Connections are taken again after a time of turning all away.
+    TakingAgain { daemon: &'a str },
     /// Policy refused MAIL or RCPT: `ruleset=check_mail, arg1=..., relay=..., reject=...`.
     Refused {
         id: Option<QueueId>,

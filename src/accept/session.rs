@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::received::Received;
-use super::{Acceptor, Caller, Event};
+use super::{Acceptor, Caller, Event, eight_bit};
 use crate::config::Config;
 use crate::mail::address::{Address, ReversePath};
 use crate::mail::envelope::{BodyType, Envelope, Recipient, RecipientState};
@@ -38,6 +38,9 @@ const READ_MAX: usize = 32 * 1024;
 /// sendmail has it. Longer lists come from programs, which do not repeat themselves.
 const COMPARED_MAX: usize = 1000;
 
+/// Characters of a greeting: a reply line has 512 octets (RFC 5321 4.5.3.1.5).
+const GREETING_MAX: usize = 400;
+
 /// The machine's settings under `config`.
 pub(super) fn settings(config: &Config) -> Settings {
     let (limits, privacy) = (&config.limits, &config.privacy);
@@ -50,6 +53,9 @@ pub(super) fn settings(config: &Config) -> Settings {
         command_line: limits.command_line,
         bad_commands: limits.bad_commands,
         bad_recipients: limits.bad_recipients,
+        bad_recipients_pause: limits.bad_recipients_pause,
+        bad_recipients_max: limits.bad_recipients_max,
+        good_recipients_percent: limits.good_recipients_percent,
         noop_commands: limits.noop_commands,
         session_time: limits.session_time,
         command_time: config.timeouts.command,
@@ -58,6 +64,8 @@ pub(super) fn settings(config: &Config) -> Settings {
         etrn: !privacy.noetrn,
         mail_needs_hello: privacy.needmailhelo,
         vrfy_needs_hello: privacy.needvrfyhelo,
+        expn_needs_hello: privacy.needexpnhelo,
+        bogus_hello: config.allow_bogus_helo,
     }
 }
 
@@ -78,6 +86,8 @@ pub(super) struct Session<'a> {
     stop: watch::Receiver<bool>,
     /// The machine was told that the daemon stops.
     stopping: bool,
+    /// What the machine was told of the load: slow, resting.
+    strain: (bool, bool),
 }
 
 /// A mail transaction that the machine has begun.
@@ -137,6 +147,7 @@ impl<'a> Session<'a> {
             timer: Box::pin(sleep_until(now)),
             stop,
             stopping: false,
+            strain: (false, false),
         }
     }
 
@@ -145,6 +156,7 @@ impl<'a> Session<'a> {
             return;
         }
         loop {
+            self.note_load();
             if self.do_all().await.is_err() {
                 return;
             }
@@ -164,9 +176,7 @@ impl<'a> Session<'a> {
             .await;
         }
         let date = self.acceptor.world.clock.now().rfc5322(&self.acceptor.zone);
-        let host = &self.acceptor.config.host_name;
-        let version = env!("CARGO_PKG_VERSION");
-        let text = format!("{host} ESMTP kvmta {version}; {date}");
+        let text = greeting(&self.acceptor.config, &date);
         self.tell_server(Input::Greet(&text));
         if let Some(address) = self.caller.address
             && self.client.name.is_none()
@@ -188,6 +198,17 @@ impl<'a> Session<'a> {
 
     fn tell_server(&mut self, input: Input<'_>) {
         self.server.handle(input, Instant::now());
+    }
+
+    /// Tells the machine when the load crosses a limit (DelayLA, QueueLA).
+    fn note_load(&mut self) {
+        let config = &self.acceptor.config;
+        let load = self.acceptor.world.load.average();
+        let (slow, resting) = (config.load.delays(load), config.rests_for_load(load));
+        if (slow, resting) != self.strain {
+            self.strain = (slow, resting);
+            self.tell_server(Input::Strain { slow, resting });
+        }
     }
 
     /// Waits for the next thing to happen, and tells the machine.
@@ -374,7 +395,10 @@ impl<'a> Session<'a> {
     }
 
     /// Hands content to the store; after a failure the rest of it is thrown away.
-    async fn stage(&mut self, bytes: Vec<u8>) {
+    async fn stage(&mut self, mut bytes: Vec<u8>) {
+        if self.acceptor.config.seven_bit_input {
+            eight_bit::strip(&mut bytes);
+        }
         let transaction = self.transaction.as_mut().expect("content comes only after MAIL");
         let Target::Intake(intake) = &mut transaction.target else { return };
         let result = if transaction.received.is_empty() {
@@ -396,7 +420,19 @@ impl<'a> Session<'a> {
 
     /// Makes the message durable. Between the end of its content and this, its header, body or recipients may change.
     async fn accept(&mut self, arrived: Arrived) -> Result<QueueId, Reply> {
-        let transaction = self.transaction.take().expect("content comes only after MAIL");
+        let mut transaction = self.transaction.take().expect("content comes only after MAIL");
+        let mut arrived = arrived;
+        arrived.has_8bit &= !self.acceptor.config.seven_bit_input;
+        let declared = transaction.mail.parameters.body == Some(BodyType::EightBitMime);
+        if self.acceptor.config.eight_bit_strict && arrived.has_8bit && !declared {
+            let reply = Reply::new(554, Some(EnhancedStatus::new(5, 6, 1)), eight_bit::REFUSAL);
+            self.transaction = Some(transaction);
+            self.abandon(Some(reply.clone()));
+            return Err(reply);
+        }
+        if self.acceptor.config.seven_bit_input {
+            transaction.mail.parameters.body = Some(BodyType::SevenBit);
+        }
         let envelope = self.envelope(&transaction, arrived);
         let (id, recipients) = (transaction.id, transaction.recipients);
         let intake = match transaction.target {
@@ -421,7 +457,7 @@ impl<'a> Session<'a> {
     fn envelope(&self, transaction: &Transaction, arrived: Arrived) -> Envelope {
         let parameters = &transaction.mail.parameters;
         let size = transaction.received_len + arrived.size;
-        let precedence = arrived.header.precedence;
+        let (precedence, timeouts) = arrived.header.class(&self.acceptor.config.precedences);
         let body_type = match (parameters.body, arrived.has_8bit) {
             (Some(BodyType::EightBitMime), _) | (_, true) => BodyType::EightBitMime,
             (Some(BodyType::SevenBit) | None, false) => BodyType::SevenBit,
@@ -437,7 +473,7 @@ impl<'a> Session<'a> {
             smtputf8: parameters.smtputf8,
             ret: parameters.ret,
             envid: parameters.envid.clone(),
-            timeouts: arrived.header.timeouts,
+            timeouts,
             precedence,
             priority,
             message_id: arrived.header.message_id,
@@ -521,6 +557,20 @@ impl Transaction {
         }
         !self.compared.insert(key(address))
     }
+}
+
+/// The text of the 220: SmtpGreetingMessage with `ESMTP` behind its first word, which is our name (RFC 5321 4.2); `$b` is the
+/// date, `$v` our version.
+fn greeting(config: &Config, date: &str) -> String {
+    let (host, version) = (&config.host_name, env!("CARGO_PKG_VERSION"));
+    let Some(text) = &config.smtp_greeting else {
+        return format!("{host} ESMTP kvmta {version}; {date}");
+    };
+    let text = text.replace("$b", date).replace("$v", version);
+    let fit = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { ' ' };
+    let text: String = text.chars().map(fit).take(GREETING_MAX).collect();
+    let (first, rest) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
+    format!("{} ESMTP {rest}", if first.is_empty() { host } else { first }).trim_end().to_owned()
 }
 
 /// A local name at our name, so that it can be spoken of to others: `root` becomes `root@here.example`.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 
 use super::local_header::{HeaderEnd, LocalHeader, Normaliser, from_value, header_end};
-use super::priority;
+use super::{eight_bit, priority};
 use crate::config::Config;
 use crate::mail::address::{Address, ReversePath};
 use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, RecipientState};
@@ -114,6 +114,9 @@ impl Submitting {
     pub async fn feed(&mut self, bytes: &[u8]) -> Result<(), SubmissionRefused> {
         let mut normal = Vec::with_capacity(bytes.len() + bytes.len() / 16);
         self.normaliser.feed(bytes, &mut normal);
+        if self.config.seven_bit_input {
+            eight_bit::strip(&mut normal);
+        }
         match &mut self.place {
             Place::Header(header) => {
                 header.extend_from_slice(&normal);
@@ -206,6 +209,7 @@ impl Submitting {
         scan.scan(&written);
         scan.finish();
         let facts = scan.into_facts();
+        let (precedence, timeouts) = facts.class(&self.config.precedences);
         let utf8 = facts.has_8bit
             || reverse_path.mailbox().is_some_and(Address::is_utf8)
             || recipients.iter().any(|(_, r)| r.address.is_utf8());
@@ -216,8 +220,8 @@ impl Submitting {
             reverse_path,
             refused,
             message_id: facts.message_id,
-            precedence: facts.precedence,
-            timeouts: facts.timeouts,
+            precedence,
+            timeouts,
             utf8: utf8 && std::str::from_utf8(&written).is_ok(),
         }));
         self.write(&body).await
@@ -230,6 +234,10 @@ impl Submitting {
             return Err(refuse(65, format!("Message exceeds maximum fixed size ({max})")));
         }
         self.has_8bit = self.has_8bit || !bytes.is_ascii();
+        let declared = self.submission.body_type == Some(BodyType::EightBitMime);
+        if self.config.eight_bit_strict && self.has_8bit && !declared {
+            return Err(refuse(65, eight_bit::REFUSAL));
+        }
         self.intake.write(bytes).await.map_err(try_later)
     }
 

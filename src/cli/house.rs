@@ -207,6 +207,7 @@ fn log_session(maillog: &Maillog, event: &Event<'_>) {
             let client = address.map_or_else(String::new, |address| format!(" ({address})"));
             maillog.rejecting_connections(daemon, &format!("{why}{client}"));
         }
+        Event::TakingAgain { daemon } => maillog.accepting_connections(daemon),
         Event::Refused { id, ruleset, argument, relay, reply } => {
             maillog.rejected(id, &Rejection { ruleset, argument, relay, reply });
         }

@@ -101,6 +101,10 @@ fn run(mut invocation: Invocation, arguments: Vec<OsString>) -> Exit {
             let run = Run {
                 selection,
                 settings: run_settings(&config, &invocation.options),
+                order: typed(&invocation.options, "QueueSortOrder")
+                    .then_some(config.queue_sort_order),
+                size_max: typed(&invocation.options, "MaxQueueRunSize")
+                    .then(|| config.queue_run_size_max.unwrap_or(0)),
                 wait: foreground || config.verbose,
                 verbose: config.verbose,
             };
@@ -228,6 +232,11 @@ fn sending(
 /// The full name of an option given by letter or abbreviation; as typed when it has none.
 fn long_name(name: &str) -> &str {
     options::find(name).map_or(name, |(option, _)| option.name)
+}
+
+/// Whether the command line sets this option.
+fn typed(options: &[Setting], name: &str) -> bool {
+    options.iter().any(|setting| long_name(&setting.name) == name)
 }
 
 /// The options of the command line that act on this run alone (sendmail: `-q -OTimeout.queuereturn=0`).

@@ -453,6 +453,7 @@ impl Reader<'_> {
         let draft = &mut self.draft;
         let config = &mut draft.config;
         config.relay_networks.append(&mut draft.class_networks);
+        config.load = config.load.of_this_machine();
         config.per_user = config.queue_directory != Path::new(SYSTEM_QUEUE);
         if !draft.ports_named {
             config.daemons = default_daemons(config.per_user);

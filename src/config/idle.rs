@@ -34,7 +34,6 @@ const NO_CERT_CHECK: &str =
 const NO_CLIENT_CERT: &str = "our client shows no certificate";
 const NO_MEMORY: &str = "memory is bounded by design, so it is not measured";
 const RESOLVER: &str = "the resolver asks each server again after 5 seconds, three times";
-const EIGHT_BIT: &str = "messages are passed on as they came, octet by octet";
 
 /// Known, not acting yet.
 #[rustfmt::skip]
@@ -43,8 +42,6 @@ pub static LATER: &[OptionSpec] = &[
     later("AuthMechanisms", NO_AUTH),
     later("AuthOptions", NO_AUTH),
     later("AuthRealm", NO_AUTH),
-    later("BadRcptShutdown", "BadRcptThrottle slows such a client down"),
-    later("BadRcptShutdownGood", "BadRcptThrottle slows such a client down"),
     later("CACertFile", NO_CERT_CHECK),
     later("CACertPath", NO_CERT_CHECK),
     later("CertFingerprintAlgorithm", NO_CERT_CHECK),
@@ -53,7 +50,6 @@ pub static LATER: &[OptionSpec] = &[
     later("ClientCACertPath", NO_CERT_CHECK),
     later("ClientCertFile", NO_CLIENT_CERT),
     later("ClientKeyFile", NO_CLIENT_CERT),
-    later("ConnectionRateWindowSize", "connections are counted over one second (ConnectionRateThrottle)"),
     later("CRLFile", NO_CERT_CHECK),
     later("CRLPath", NO_CERT_CHECK),
     later("DANE", "TLSA records are not asked for; TLS is opportunistic"),
@@ -83,9 +79,7 @@ pub static LATER: &[OptionSpec] = &[
     later("RrtImpliesDsn", "Return-Receipt-To: is not obeyed; NOTIFY=SUCCESS is"),
     later("SafeFileEnvironment", "mail is not delivered to files yet"),
     later_letter("SendMimeErrors", 'j', "reports are always MIME (RFC 3464)"),
-    later_letter("SevenBitInput", '7', EIGHT_BIT),
     later("SingleLineFromHeader", "headers of others are not rewritten"),
-    later("SmtpGreetingMessage", "the greeting is the host name and ESMTP kvmta"),
     later("StrictTransportSecurity", "MTA-STS is not asked for; TLS is opportunistic"),
     later_letter("TimeZoneSpec", 't', "the zone is the system's, or TZ"),
     later("Timeout.auth", NO_AUTH),
@@ -106,7 +100,6 @@ pub static IDLE: &[OptionSpec] = &[
     idle("AddrTypeModes", "there are no address type macros"),
     idle_letter("AliasWait", 'a', "a rebuild of aliases is one transaction, so nobody waits for it"),
     idle("AuthMaxBits", "there is no SASL security layer"),
-    idle("BadRcptThrottleDelay", "the delay is one second"),
     idle_letter("BlankSub", 'B', "blanks in addresses are refused, not replaced"),
     idle("BounceQueue", "there is one queue, without groups"),
     idle("CheckQueueRunners", NO_FORK),
@@ -125,7 +118,6 @@ pub static IDLE: &[OptionSpec] = &[
     idle("DontLockFilesForRead", NO_SPOOL),
     idle_letter("DontPruneRoutes", 'R', "source routes are always dropped (RFC 5321 4.1.1.3)"),
     idle("EightBitAddrOK", "addresses above ASCII need SMTPUTF8 (RFC 6531)"),
-    idle_letter("EightBitMode", '8', EIGHT_BIT),
     idle("FastSplit", "DeliveryConcurrency bounds the deliveries of a submission as well"),
     idle("FIPSMode", NO_OPENSSL),
     idle_letter("ForkEachJob", 'Y', NO_FORK),
@@ -151,7 +143,6 @@ pub static IDLE: &[OptionSpec] = &[
     idle("QueueLowMem", NO_MEMORY),
     idle("RandFile", "randomness comes from the kernel"),
     idle("RefuseLowMem", NO_MEMORY),
-    idle("RejectLogInterval", "a refusal period is logged when it begins and ends"),
     idle("RejectNUL", "NUL is refused in every message (RFC 5321 2.3.8)"),
     idle("RemoteMode", "the queue is never on another host's file system"),
     idle("RequiresDirfsync", "every commit is durable, directory entries included"),
@@ -166,7 +157,7 @@ pub static IDLE: &[OptionSpec] = &[
     idle_letter("StatusFile", 'S', "statistics are part of the store"),
     idle_letter("SuperSafe", 's', "a message is durable before it is acknowledged, always"),
     idle_letter("TempFileMode", 'F', "there are no temporary files"),
-    idle("Timeout.control", "a control connection is bounded by its own limits"),
+    idle("Timeout.misc", "our client sends neither NOOP nor VERB"),
     idle("Timeout.fileopen", "no file of a user is opened"),
     idle("Timeout.ident", "IDENT (RFC 1413) is never asked"),
     idle("TLSSrvOptions", "clients are not asked for a certificate"),

@@ -7,6 +7,7 @@
 pub mod check;
 pub mod host;
 mod idle;
+pub mod load;
 pub mod locate;
 pub mod options;
 mod ports;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::mail::address::Address;
+pub use load::LoadLimits;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -105,7 +107,7 @@ pub struct Config {
     pub min_free_octets: u64,
     /// QueueSortOrder.
     pub queue_sort_order: SortOrder,
-    /// MaxQueueRunSize: messages of one run, rows of one listing; none without limit.
+    /// MaxQueueRunSize: messages of one explicit run, rows of one listing; none without limit.
     pub queue_run_size_max: Option<u64>,
     /// ClassFactor, RecipientFactor, RetryFactor, QueueFactor.
     pub priority: PriorityFactors,
@@ -125,6 +127,12 @@ pub struct Config {
     pub try_null_mx_list: bool,
     /// AllowBogusHELO.
     pub allow_bogus_helo: bool,
+    /// SmtpGreetingMessage, `$b` and `$v` not yet replaced; none takes the built-in one.
+    pub smtp_greeting: Option<String>,
+    /// SevenBitInput: octets lose their high bit.
+    pub seven_bit_input: bool,
+    /// EightBitMode=strict: 8-bit content that does not say so is refused.
+    pub eight_bit_strict: bool,
     /// ErrorHeader: text at the top of a report.
     pub error_header: Option<String>,
     /// P lines: what the words of Precedence: count, in lower case.
@@ -230,17 +238,6 @@ pub struct PriorityFactors {
     pub queue: i64,
 }
 
-/// What a busy machine does, by its load average of one minute.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct LoadLimits {
-    /// QueueLA: from here mail is queued and not tried; none takes eight per processor.
-    pub queue: Option<u32>,
-    /// RefuseLA: from here connections are refused; none takes twelve per processor, 0 never.
-    pub refuse: Option<u32>,
-    /// DelayLA: from here each command waits a second; 0 never.
-    pub delay: u32,
-}
-
 /// NoRecipientAction: what to add to a message from the command line that names no recipient in its header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoRecipientAction {
@@ -312,8 +309,20 @@ pub struct Limits {
     pub command_line: usize,
     /// Commands not understood before 421.
     pub bad_commands: u32,
-    /// BadRcptThrottle: refused recipients after which each further RCPT waits a second; 0 none.
+    /// BadRcptThrottle: refused recipients after which each further RCPT waits; 0 none.
     pub bad_recipients: u32,
+    /// BadRcptThrottleDelay: how long it waits.
+    pub bad_recipients_pause: Duration,
+    /// BadRcptShutdown: refused recipients of one message from which the session is ended; 0 never.
+    pub bad_recipients_max: u32,
+    /// BadRcptShutdownGood: that happens only with fewer good recipients in a hundred.
+    pub good_recipients_percent: u32,
+    /// Connections of one client within the window (loopback and RelayNetworks excepted); 0 none.
+    pub client_rate: u32,
+    /// ConnectionRateWindowSize.
+    pub client_rate_window: Duration,
+    /// RejectLogInterval: how often it is logged that connections are still refused.
+    pub reject_log_interval: Duration,
     /// MaxNOOPCommands.
     pub noop_commands: u32,
     /// A whole session lasts at most this long.
@@ -336,7 +345,7 @@ pub struct Timeouts {
     pub datafinal: Duration,
     pub rset: Duration,
     pub quit: Duration,
-    pub misc: Duration,
+    pub control: Duration,
     pub lhlo: Duration,
     pub starttls: Duration,
     pub command: Duration,
@@ -412,6 +421,12 @@ impl Default for Config {
                 command_line: 2048,
                 bad_commands: 25,
                 bad_recipients: 0,
+                bad_recipients_pause: SECOND,
+                bad_recipients_max: 0,
+                good_recipients_percent: 100,
+                client_rate: 0,
+                client_rate_window: MINUTE,
+                reject_log_interval: 3 * HOUR,
                 noop_commands: 20,
                 session_time: 24 * HOUR,
             },
@@ -428,7 +443,7 @@ impl Default for Config {
                 datafinal: HOUR,
                 rset: 5 * MINUTE,
                 quit: 2 * MINUTE,
-                misc: 2 * MINUTE,
+                control: 2 * MINUTE,
                 lhlo: 2 * MINUTE,
                 starttls: HOUR,
                 command: 5 * MINUTE,
@@ -472,6 +487,9 @@ impl Default for Config {
             fallback_smart_host: None,
             try_null_mx_list: false,
             allow_bogus_helo: false,
+            smtp_greeting: None,
+            seven_bit_input: false,
+            eight_bit_strict: false,
             error_header: None,
             precedences: [
                 ("special-delivery", 100),

@@ -4,6 +4,7 @@
 //! Those that do nothing here stand in [`super::idle`] with the reason.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::idle::{IDLE, LATER};
 use super::options::{Action, Draft, OptionSpec, Turn};
@@ -72,9 +73,9 @@ static QUEUE: &[OptionSpec] = &[
     opt("MaxQueueAge", None, "0", Limit(|d| &mut d.config.max_queue_age),
         "When set, the wait after an attempt is the time the message had already been waiting, but at most this: retries thin out as the message ages."),
     user("QueueSortOrder", None, "priority", Text("word", queue_sort_order),
-        "The order of messages due at once: priority, host, time, filename, modification, random, none, shuffle. The first letter is enough."),
+        "The order of messages due at once for one destination: priority, host, time, filename, modification, random, none, shuffle. The first letter is enough. Destinations take turns, and of a long backlog the part that is in memory is ordered."),
     user("MaxQueueRunSize", None, "0", Number(0, u64::MAX, |d, n| d.config.queue_run_size_max = (n > 0).then_some(n)),
-        "Messages in one queue run and rows in one listing; 0 for all."),
+        "Messages in one explicit queue run (-q, ETRN), the first ones of QueueSortOrder, and rows in one listing; 0 for all."),
     opt("MaxQueueChildren", None, "0", Number(0, 10_000, |d, n| if n > 0 { d.config.concurrency_max = n as usize }),
         "As DeliveryConcurrency, under sendmail's name; 0 leaves that alone."),
     own("DeliveryConcurrency", "200", Number(1, 10_000, |d, n| d.config.concurrency_max = n as usize),
@@ -85,8 +86,8 @@ static QUEUE: &[OptionSpec] = &[
         "One delivery at a time to each destination."),
     own("MaxActiveJobs", "20000", Number(100, MANY, |d, n| d.config.active_jobs_max = n as usize),
         "Jobs held in memory at most; all others wait in the store."),
-    user("CheckpointInterval", Some('C'), "10", Number(1, MANY, |d, n| d.config.checkpoint_interval = n as usize),
-        "After this many delivered recipients of one message the progress is made durable."),
+    user("CheckpointInterval", Some('C'), "10", Number(0, MANY, |d, n| d.config.checkpoint_interval = if n == 0 { usize::MAX } else { n as usize }),
+        "After this many delivered recipients of one message the progress is made durable; 0 only after each transaction."),
     own("MaxUnsettled", "200", Number(1, 10_000, |d, n| d.config.max_unsettled = n as usize),
         "Deliveries that may be done and not yet recorded: as many recipients at most can get a message twice after a power cut."),
     opt("MinFreeBlocks", Some('b'), "100", Text("blocks[/max message size]", min_free_blocks),
@@ -168,7 +169,25 @@ static SERVER: &[OptionSpec] = &[
     opt("ConnectionRateThrottle", None, "0", Number(0, MANY, |d, n| d.config.limits.connections_per_second = n as u32),
         "Connections taken in a second, the rest wait; 0 for no limit."),
     user("BadRcptThrottle", None, "0", Number(0, MANY, |d, n| d.config.limits.bad_recipients = n as u32),
-        "Refused recipients of one session after which each further one waits a second; 0 never."),
+        "Refused recipients of one message after which each further RCPT waits for BadRcptThrottleDelay; 0 never."),
+    opt("BadRcptThrottleDelay", None, "1", Number(0, 3600, |d, n| d.config.limits.bad_recipients_pause = Duration::from_secs(n)),
+        "How many seconds it waits."),
+    user("BadRcptShutdown", None, "0", Number(0, MANY, |d, n| d.config.limits.bad_recipients_max = n as u32),
+        "Refused recipients of one message from which the next RCPT ends the session with 421; 0 never."),
+    user("BadRcptShutdownGood", None, "100", Number(0, 100, |d, n| d.config.limits.good_recipients_percent = n as u32),
+        "BadRcptShutdown ends a session only when fewer than so many in a hundred of its recipients were good."),
+    own("ClientConnectionRate", "0", Number(0, MANY, |d, n| d.config.limits.client_rate = n as u32),
+        "Connections from one address within ConnectionRateWindowSize, RelayNetworks excepted; more are answered 421. 0 for no limit."),
+    opt("ConnectionRateWindowSize", None, "60s", Time(Unit::Seconds, |d| &mut d.config.limits.client_rate_window),
+        "The window in which ClientConnectionRate counts."),
+    opt("RejectLogInterval", None, "3h", Time(Unit::Hours, |d| &mut d.config.limits.reject_log_interval),
+        "How often it is logged that connections are still refused (RefuseLA)."),
+    opt("SmtpGreetingMessage", None, "", Text("text", |d, v| { d.config.smtp_greeting = text(v); Ok(()) }),
+        "The greeting: begins with $j, and ESMTP is put behind that. $b is the date, $v the version. Default: host name, ESMTP kvmta, version, date."),
+    user("SevenBitInput", Some('7'), "false", Flag(|d| &mut d.config.seven_bit_input),
+        "Every octet of a message loses its high bit as it comes in; what would become a control character becomes a question mark."),
+    user("EightBitMode", Some('8'), "pass", Text("pass, mime or strict", eight_bit_mode),
+        "What becomes of 8-bit content: pass and mime let it through as it is, strict refuses what does not say BODY=8BITMIME. The first letter is enough."),
     opt("MaxNOOPCommands", None, "20", Number(0, MANY, |d, n| d.config.limits.noop_commands = n as u32),
         "Commands that do nothing (NOOP, VRFY...) after which each further one waits."),
     own("MaxBadCommands", "25", Number(1, MANY, |d, n| d.config.limits.bad_commands = n as u32),
@@ -180,7 +199,7 @@ static SERVER: &[OptionSpec] = &[
     user("AllowBogusHELO", None, "false", Flag(|d| &mut d.config.allow_bogus_helo),
         "EHLO with a name that is none is taken."),
     user("PrivacyOptions", Some('p'), "authwarnings", List("words", privacy),
-        "What is kept from clients and users: public needmailhelo needexpnhelo needvrfyhelo noexpn novrfy noverb noetrn restrictmailq restrictqrun restrictexpand noreceipts nobodyreturn authwarnings noactualrecipient goaway. Words add up, those of file and command line together."),
+        "What is kept from clients and users: public needmailhelo needexpnhelo needvrfyhelo noexpn novrfy noverb noetrn restrictmailq restrictqrun restrictexpand noreceipts nobodyreturn authwarnings noactualrecipient goaway. EXPN and VERB are never done and VRFY never tells, as if noexpn, noverb and novrfy were always there. Words add up, those of file and command line together."),
     opt("ServerCertFile", None, "", Text("path", |d, v| { d.server_cert = path(v)?; Ok(()) }),
         "Certificate chain in PEM; with ServerKeyFile it makes the server offer STARTTLS."),
     opt("ServerKeyFile", None, "", Text("path", |d, v| { d.server_key = path(v)?; Ok(()) }),
@@ -225,7 +244,7 @@ static TIMEOUTS: &[OptionSpec] = &[
     opt("Timeout.datafinal", None, "1h", Wait(|d| &mut d.config.timeouts.datafinal), "Client: the reply to the final dot. A short time makes duplicates."),
     opt("Timeout.rset", None, "5m", Wait(|d| &mut d.config.timeouts.rset), "Client: the reply to RSET."),
     opt("Timeout.quit", None, "2m", Wait(|d| &mut d.config.timeouts.quit), "Client: the reply to QUIT."),
-    opt("Timeout.misc", None, "2m", Wait(|d| &mut d.config.timeouts.misc), "Client: the replies to NOOP and the like."),
+    opt("Timeout.control", None, "2m", Wait(|d| &mut d.config.timeouts.control), "The control socket: the next request of a connection."),
     opt("Timeout.lhlo", None, "2m", Wait(|d| &mut d.config.timeouts.lhlo), "Client: the reply to LHLO."),
     opt("Timeout.starttls", None, "1h", Wait(|d| &mut d.config.timeouts.starttls), "Both: the TLS handshake."),
     opt("Timeout.command", None, "5m", Wait(|d| &mut d.config.timeouts.command), "Server: the next command."),
@@ -365,6 +384,15 @@ fn queue_sort_order(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
                 "priority host time filename modification random none shuffle",
             ));
         }
+    };
+    Ok(())
+}
+
+fn eight_bit_mode(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    draft.config.eight_bit_strict = match first_letter(value) {
+        Some('p' | 'm') => false,
+        Some('s') => true,
+        _ => return Err(word(value, "pass mime strict")),
     };
     Ok(())
 }

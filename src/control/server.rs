@@ -28,9 +28,8 @@ use crate::store::{Accepted, StoreError};
 
 /// Connections at once. More wait in the socket's backlog: a local program waits rather than fails.
 const CONNECTIONS_MAX: usize = 256;
-/// How long a request, or the next piece of a message, may take: sendmail's Timeout.control is 2m, but a program that
-/// pipes a message in may think for longer.
-const REQUEST_WAIT: Duration = Duration::from_secs(120);
+/// How long the next piece of a message may take: longer than Timeout.control, as a program that pipes a message in may
+/// think for a while.
 const MESSAGE_WAIT: Duration = Duration::from_secs(3600);
 /// What an ordinary user hears who asks for everything.
 const NOT_YOURS: &str = "only root and the daemon's user may read the messages of the queue";
@@ -127,7 +126,8 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 async fn connection(desk: Arc<Desk>, mut stream: UnixStream) {
     let Ok(credentials) = stream.peer_cred() else { return };
-    let Ok(Ok(version)) = tokio::time::timeout(REQUEST_WAIT, stream.read_u8()).await else {
+    let wait = desk.house.config.timeouts.control;
+    let Ok(Ok(version)) = tokio::time::timeout(wait, stream.read_u8()).await else {
         return;
     };
     if version != proto::VERSION {
@@ -140,7 +140,7 @@ async fn connection(desk: Arc<Desk>, mut stream: UnixStream) {
     let mut visit = Visit { desk, stream, uid: credentials.uid() };
     loop {
         let request = proto::receive::<Request>(&mut visit.stream);
-        let Ok(Ok(Some(request))) = tokio::time::timeout(REQUEST_WAIT, request).await else {
+        let Ok(Ok(Some(request))) = tokio::time::timeout(wait, request).await else {
             return;
         };
         match visit.answer(request).await {

@@ -5,7 +5,7 @@
 //! them. What a lost connection means is read off [`super::trouble`].
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -247,7 +247,11 @@ impl Relay<'_> {
         let by = Instant::now() + limit.unwrap_or(CONNECT_UNLIMITED);
         let by = progress.connect_by.map_or(by, |total| total.min(by));
         let stream = match door {
-            Door::Tcp(address) => self.world.net.connect(*address, None),
+            Door::Tcp(address) => {
+                let of_its_family = |from: &&IpAddr| from.is_ipv4() == address.is_ipv4();
+                let from = self.config.client_addresses.iter().find(of_its_family);
+                self.world.net.connect(*address, from.copied())
+            }
             Door::Path(path) => self.world.net.connect_path(path),
         };
         match tokio::time::timeout_at(by, stream).await {
@@ -263,7 +267,7 @@ impl Relay<'_> {
             Mailer::Esmtp | Mailer::Relay => Dialect::Smtp,
         };
         Settings {
-            helo: self.config.host_name.clone(),
+            helo: self.config.helo_name.as_ref().unwrap_or(&self.config.host_name).clone(),
             dialect,
             tls,
             timeouts: StepTimeouts {

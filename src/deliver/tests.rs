@@ -116,8 +116,11 @@ impl Net for Fake {
     fn connect(
         &self,
         address: SocketAddr,
-        _: Option<IpAddr>,
+        source: Option<IpAddr>,
     ) -> Answer<'_, io::Result<Box<dyn Stream>>> {
+        if let Some(source) = source {
+            self.events.push(format!("from {source}"));
+        }
         Box::pin(async move { self.open(address.ip().to_string()) })
     }
 
@@ -251,7 +254,8 @@ fn house_with(
             None => Hop::Path(PathBuf::from(host)),
         })
         .collect();
-    let world = World { clock: Arc::new(Still), dns: Arc::new(Still), net: Arc::new(fake) };
+    let load = Arc::new(crate::world::fake::FakeLoad::default());
+    let world = World { clock: Arc::new(Still), dns: Arc::new(Still), net: Arc::new(fake), load };
     let envelope = Envelope {
         reverse_path: ReversePath::Mailbox("s@x".parse().unwrap()),
         arrival: Timestamp::ZERO,
@@ -670,6 +674,22 @@ async fn lmtp_over_a_socket() {
          13 delivered 2.1.5 in box"
     );
     assert_eq!(house.events.count("checkpoint 1"), 1);
+}
+
+/// HeloName and ClientPortOptions: the name we give, and the address we come from, of the host's family.
+#[tokio::test(start_paused = true)]
+async fn our_name_and_address_are_chosen() {
+    let hosts = ["mx.y 2001:db8::1 192.0.2.1"];
+    let change = |config: &mut Config, _: &mut Fake, _: &mut Shelf| {
+        config.helo_name = Some("out.example".into());
+        config.client_addresses = vec!["192.0.2.99".parse().unwrap()];
+    };
+    let script = good(1);
+    let mut house = house_with(Mailer::Esmtp, &hosts, &[("192.0.2.1", &script)], change);
+    house.attempt(1).await.unwrap();
+    let events = house.events.take();
+    let start = ["connect 2001:db8::1", "from 192.0.2.99", "connect 192.0.2.1", "EHLO out.example"];
+    assert_eq!(events[..4], start);
 }
 
 /// In the order and words of sendmail -v.

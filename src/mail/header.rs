@@ -4,6 +4,8 @@
 //! octets of one field, however long the header is, and changes nothing: a message whose header does not end in a
 //! blank line is reported as such ([`Ending::NoBlank`]), and the caller sets one.
 
+use std::collections::BTreeMap;
+
 use memchr::memchr;
 
 use super::envelope::TimeoutClass;
@@ -28,12 +30,30 @@ pub struct HeaderFacts {
     pub has_date: bool,
     /// There is a From: field.
     pub has_from: bool,
-    /// The number of the Precedence: word (sendmail P lines); 0 for none or another word.
-    pub precedence: i32,
-    /// Which queue timeouts: by Priority:, a delivery report's Content-Type:, Precedence:, in that order.
-    pub timeouts: TimeoutClass,
+    /// The word of Precedence:, in lower case.
+    pub precedence: Option<String>,
+    /// What Priority: asks for, if it is a word of it.
+    pub priority: Option<TimeoutClass>,
+    /// By its Content-Type: it is a delivery report.
+    pub is_report: bool,
     /// An octet above 127.
     pub has_8bit: bool,
+}
+
+impl HeaderFacts {
+    /// The number of the Precedence: word among `precedences` (sendmail P lines), 0 for none or another word; and which
+    /// queue timeouts: by Priority:, a delivery report's Content-Type:, Precedence:, in that order.
+    pub fn class(&self, precedences: &BTreeMap<String, i32>) -> (i32, TimeoutClass) {
+        let word = self.precedence.as_ref();
+        let precedence = word.and_then(|word| precedences.get(word)).copied().unwrap_or(0);
+        let by_precedence = match precedence {
+            1.. => TimeoutClass::Urgent,
+            0 => TimeoutClass::Normal,
+            _ => TimeoutClass::NonUrgent,
+        };
+        let by_content = if self.is_report { TimeoutClass::Dsn } else { by_precedence };
+        (precedence, self.priority.unwrap_or(by_content))
+    }
 }
 
 /// How a header ended.
@@ -65,7 +85,7 @@ pub struct HeaderScan {
     has_from: bool,
     has_8bit: bool,
     message_id: Option<String>,
-    precedence: Option<i32>,
+    precedence: Option<String>,
     priority: Option<TimeoutClass>,
     is_report: bool,
     place: Place,
@@ -206,13 +226,6 @@ impl HeaderScan {
 
     /// What was found. Complete once the header is over.
     pub fn into_facts(self) -> HeaderFacts {
-        let precedence = self.precedence.unwrap_or(0);
-        let by_precedence = match precedence {
-            1.. => TimeoutClass::Urgent,
-            0 => TimeoutClass::Normal,
-            _ => TimeoutClass::NonUrgent,
-        };
-        let by_content = if self.is_report { TimeoutClass::Dsn } else { by_precedence };
         HeaderFacts {
             len: self.len,
             received: self.received,
@@ -220,8 +233,9 @@ impl HeaderScan {
             has_message_id: self.has_message_id,
             has_date: self.has_date,
             has_from: self.has_from,
-            precedence,
-            timeouts: self.priority.unwrap_or(by_content),
+            precedence: self.precedence,
+            priority: self.priority,
+            is_report: self.is_report,
             has_8bit: self.has_8bit,
         }
     }
@@ -277,15 +291,7 @@ impl HeaderScan {
                 self.message_id.get_or_insert_with(|| value_of(&value));
             }
             Field::Precedence(value) => {
-                let number = match value_of(&value).to_ascii_lowercase().as_str() {
-                    "special-delivery" => 100,
-                    "first-class" => 0,
-                    "list" => -30,
-                    "bulk" => -60,
-                    "junk" => -100,
-                    _ => 0,
-                };
-                self.precedence.get_or_insert(number);
+                self.precedence.get_or_insert_with(|| value_of(&value).to_lowercase());
             }
             Field::Priority(value) => {
                 let class = match value_of(&value).to_ascii_lowercase().as_str() {
@@ -356,6 +362,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn class(facts: &HeaderFacts) -> (i32, TimeoutClass) {
+        let words = [("special-delivery", 100), ("list", -30), ("bulk", -60), ("junk", -100)];
+        facts.class(&words.map(|(word, number)| (word.to_owned(), number)).into())
+    }
+
     /// The facts, the header, and how it ended, of a message that comes in pieces of `size`.
     fn scan(message: &[u8], size: usize) -> (HeaderFacts, Vec<u8>, Option<Ending>) {
         let (mut scan, mut header, mut held, mut end) =
@@ -391,7 +402,9 @@ mod tests {
         );
         assert_eq!((facts.received, facts.message_id.as_str()), (2, "<a@b>"));
         assert!(facts.has_date && facts.has_from && facts.has_message_id && !facts.has_8bit);
-        assert_eq!((facts.precedence, facts.timeouts), (-60, TimeoutClass::NonUrgent));
+        assert_eq!(class(&facts), (-60, TimeoutClass::NonUrgent));
+        assert_eq!(facts.class(&BTreeMap::new()), (0, TimeoutClass::Normal));
+        assert_eq!(facts.class(&[("bulk".to_owned(), 5)].into()), (5, TimeoutClass::Urgent));
         assert_eq!((facts.len, end), (len as u64, Some(Ending::Blank)));
     }
 
@@ -418,7 +431,7 @@ mod tests {
     #[test]
     fn classes_as_sendmail_does() {
         use TimeoutClass::*;
-        for (header, class, precedence) in [
+        for (header, timeouts, precedence) in [
             ("", Normal, 0),
             ("Precedence: special-delivery\r\n", Urgent, 100),
             ("Precedence: junk\r\nPrecedence: list\r\n", NonUrgent, -100),
@@ -429,7 +442,7 @@ mod tests {
             ("Content-Type: multipart/report; report-type=x\r\n", Normal, 0),
         ] {
             let (facts, ..) = all(&format!("{header}\r\n"));
-            assert_eq!((facts.timeouts, facts.precedence), (class, precedence), "{header:?}");
+            assert_eq!(class(&facts), (precedence, timeouts), "{header:?}");
         }
     }
 

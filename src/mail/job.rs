@@ -87,6 +87,14 @@ pub struct Job {
     pub body: BodyRef,
 }
 
+impl Job {
+    /// Its priority now, lower goes first: that of submission and `retry_factor` for each attempt (sendmail RetryFactor).
+    pub fn priority(&self, retry_factor: i64) -> i64 {
+        let retries = i64::from(self.attempts).saturating_mul(retry_factor);
+        self.envelope.priority.saturating_add(retries)
+    }
+}
+
 /// Where a message's bytes (header, blank line, body; CRLF line ends, not dot-stuffed) are.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub enum BodyRef {

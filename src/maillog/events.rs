@@ -21,8 +21,6 @@ use crate::world::TlsFacts;
 const REPLY_MAX: usize = 240;
 /// Characters of a Message-Id.
 const MESSAGE_ID_MAX: usize = 200;
-/// RetryFactor: what an attempt adds to the priority that `pri=` shows.
-const RETRY_FACTOR: i64 = 90_000;
 /// Octets left for addresses at least, however long the other fields of the line are.
 const ADDRESSES_MIN: usize = 64;
 
@@ -86,8 +84,16 @@ impl Maillog {
     }
 
     /// `to=<a>,<b>, delay=..., stat=...`: what an attempt that began at `began` and ended at `now` met, a line for each
-    /// group of recipients that met the same. Level 8 sent, 7 failed, 9 deferred, 10 replaced by an alias.
-    pub fn attempted(&self, job: &Job, attempt: &Attempt, began: Timestamp, now: Timestamp) {
+    /// group of recipients that met the same. Level 8 sent, 7 failed, 9 deferred, 10 replaced by an alias. `priority` is that of
+    /// the job with all its attempts ([`Job::priority`]).
+    pub fn attempted(
+        &self,
+        job: &Job,
+        priority: i64,
+        attempt: &Attempt,
+        began: Timestamp,
+        now: Timestamp,
+    ) {
         let mut groups: Vec<(Met, Vec<&Address>)> = Vec::new();
         match attempt {
             Attempt::Unreachable(report) => {
@@ -112,15 +118,21 @@ impl Maillog {
             }
         }
         for (met, addresses) in &groups {
-            self.met(job, met, addresses, began, now);
+            self.met(job, priority, met, addresses, (began, now));
         }
     }
 
-    fn met(&self, job: &Job, met: &Met, addresses: &[&Address], began: Timestamp, now: Timestamp) {
+    fn met(
+        &self,
+        job: &Job,
+        priority: i64,
+        met: &Met,
+        addresses: &[&Address],
+        (began, now): (Timestamp, Timestamp),
+    ) {
         if !self.logs(met.level) {
             return;
         }
-        let priority = job.envelope.priority + i64::from(job.attempts) * RETRY_FACTOR;
         let mut rest = String::new();
         // Writing to a String cannot fail.
         let _ = write!(
@@ -183,6 +195,11 @@ impl Maillog {
     pub fn report_dropped(&self, id: QueueId, text: &str) {
         let text = format_args!("undeliverable report dropped: {}", Short(text, REPLY_MAX));
         self.write(6, Severity::Notice, Some(id), text);
+    }
+
+    /// `runqueue: Skipping queue run -- load average too high`: nothing is tried for now. Level 8.
+    pub fn queue_rests(&self, text: &str) {
+        self.write(8, Severity::Info, None, format_args!("{text}"));
     }
 
     /// A message is held with a reason. Level 5.

@@ -125,10 +125,11 @@ fn attempts(log: &Maillog) {
     ]);
     let names =
         ["a@x.example", "b@x.example", "c@x.example", "f@x.example", "g@x.example", "list", "root"];
-    log.attempted(&job(&names), &tried, began, NOW);
+    let tried_before = job(&names).priority(90_000);
+    log.attempted(&job(&names), tried_before, &tried, began, NOW);
     let mut down = report("4.4.1", None, None, "Connection refused by mx.example.net.");
     down.remote = Some(RemoteHost { name: "mx.example.net".into(), address: String::new() });
-    log.attempted(&job(&["a@x.example"]), &Attempt::Unreachable(down), began, NOW);
+    log.attempted(&job(&["a@x.example"]), tried_before, &Attempt::Unreachable(down), began, NOW);
 }
 
 fn everything(log: &Maillog) {
@@ -226,7 +227,7 @@ fn a_long_list_is_split() {
     let report = report("2.0.0", Some((250, "Ok")), None, "");
     let sent = |number| (number, Outcome::Relayed { report: report.clone(), dsn_aware: true });
     let attempt = Attempt::Tried((0..200).map(sent).collect());
-    let text = lines(9, |log| log.attempted(&job(&names), &attempt, NOW, NOW));
+    let text = lines(9, |log| log.attempted(&job(&names), 0, &attempt, NOW, NOW));
     let mut found = Vec::new();
     let count = text.lines().count();
     for (number, line) in (1..).zip(text.lines()) {

@@ -251,7 +251,8 @@ async fn settle_outcomes(
         _ => false,
     });
     let attempt = Attempt::Tried(outcomes);
-    house.maillog.attempted(job, &attempt, started, house.world.clock.now());
+    let priority = job.priority(house.config.priority.retry);
+    house.maillog.attempted(job, priority, &attempt, started, house.world.clock.now());
     let occasion = Occasion::Attempted(attempt);
     let judged = judge(house, job, occasion, order.settings.clone(), order.interval).await?;
     Ok(Ended {
@@ -334,7 +335,8 @@ async fn unreachable(
     audience: &Audience,
 ) -> Result<Ended, StoreError> {
     let attempt = Attempt::Unreachable(report.clone());
-    house.maillog.attempted(&job, &attempt, started, house.world.clock.now());
+    let priority = job.priority(house.config.priority.retry);
+    house.maillog.attempted(&job, priority, &attempt, started, house.world.clock.now());
     if !audience.is_empty() {
         let recipients = job.recipients.iter().map(|(_, recipient)| &recipient.address);
         audience.say(&verbose::unreachable(recipients, &report));

@@ -1,6 +1,7 @@
 //! STATION queue: which job is tried when, and the life of one job.
 //!
-//! [`schedule`] is the active window, pure; [`run`] are explicit runs; [`deadline`] judges messages whose time is over;
+//! [`schedule`] is the active window, [`order`] what goes first in it, both pure;
+//! [`run`] are explicit runs; [`deadline`] judges messages whose time is over;
 //! [`interrupted`] names what an unclean stop interrupted;
 //! [`runner`] holds the loop and the life of one job. Everything else is in the store: what does not fit into
 //! the window is found there again, and a crash loses nothing but the order of the next few seconds.
@@ -9,6 +10,7 @@ mod attempt;
 mod audience;
 mod deadline;
 mod interrupted;
+pub mod order;
 pub mod run;
 pub mod runner;
 pub mod schedule;

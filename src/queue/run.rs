@@ -3,11 +3,14 @@
 //! A run is a cursor over the messages, in slices, feeding the window as there is room. It is not stored: a crash ends it.
 //! Equal runs merge: whoever asks for the same again while the cursor stands at the start joins it.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::order::{Best, Ranking};
+use crate::config::{Config, SortOrder};
 use crate::mail::envelope::Envelope;
 use crate::mail::job::EntryJob;
 use crate::mail::queue_id::QueueId;
@@ -27,6 +30,10 @@ pub struct Run {
     pub selection: Selection,
     /// What the command line sets for this run alone: from root, the daemon's user or TrustedUser only.
     pub settings: RunSettings,
+    /// QueueSortOrder of this run; none takes the daemon's.
+    pub order: Option<SortOrder>,
+    /// MaxQueueRunSize: so many messages at most, the first ones of the order; none takes the daemon's, 0 all.
+    pub size_max: Option<u64>,
     /// Answer when every selected job was tried: `-qf`, `-v`.
     pub wait: bool,
     /// With the dialogue.
@@ -71,14 +78,40 @@ pub(super) struct ActiveRun {
     pub(super) started: Timestamp,
     /// Where the cursor stands; `None` before the first message.
     pub(super) cursor: Option<QueueId>,
-    /// The cursor has passed the last message.
+    /// The cursor has passed the last message, and all that were chosen were offered.
     pub(super) exhausted: bool,
+    /// What goes first.
+    pub(super) ranking: Ranking,
+    /// MaxQueueRunSize: the messages to try are chosen before any is.
+    pub(super) choice: Choice,
     /// Jobs of it in the window.
     pub(super) outstanding: usize,
     pub(super) exit: u8,
     pub(super) listeners: Vec<mpsc::Sender<Progress>>,
     /// Messages are announced with their number in the run; a submission that waits has but one.
     pub(super) numbering: Option<Numbering>,
+}
+
+/// Which of the selected messages a run tries.
+pub(super) enum Choice {
+    /// All, as the cursor comes to them.
+    All,
+    /// The best, while the cursor looks for them.
+    Looking(Best),
+    /// These, in this order.
+    Found(VecDeque<QueueId>),
+}
+
+impl Choice {
+    /// What MaxQueueRunSize means; so many that choosing them would cost much are tried as they come, and all of them.
+    pub(super) fn of(size_max: Option<u64>) -> Choice {
+        match size_max.map(usize::try_from) {
+            Some(Ok(wanted)) if (1..=Best::MAX).contains(&wanted) => {
+                Choice::Looking(Best::of(wanted))
+            }
+            _ => Choice::All,
+        }
+    }
 }
 
 /// How a verbose run counts its messages.
@@ -113,8 +146,10 @@ impl Numbering {
 }
 
 impl ActiveRun {
-    pub(super) fn new(run: Run, started: Timestamp) -> ActiveRun {
+    pub(super) fn new(run: Run, started: Timestamp, config: &Config) -> ActiveRun {
         ActiveRun {
+            ranking: Ranking::new(run.order.unwrap_or(config.queue_sort_order)),
+            choice: Choice::of(run.size_max.or(config.queue_run_size_max)),
             numbering: None,
             run,
             started,

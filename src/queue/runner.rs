@@ -26,7 +26,8 @@ use super::attempt::{self, Again, Ended, Errand, Order};
 use super::audience::Audience;
 use super::deadline;
 use super::interrupted;
-use super::run::{ActiveRun, Numbering, Progress, Run, RunRequest};
+use super::order::{Facts, Rank, Ranking};
+use super::run::{ActiveRun, Choice, Numbering, Progress, Run, RunRequest};
 use super::schedule::{Limits, Offer, RunId, Schedule, Start, Waiting};
 use crate::mail::job::{Destination, Entry, EntryJob, JobId};
 use crate::mail::outcome::Report;
@@ -58,6 +59,8 @@ const REPORT_PAUSE: Duration = Duration::from_secs(10);
 const REST_MAX: Duration = Duration::from_secs(30);
 /// An interval that no daemon lives to see.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// How soon new mail that waits for the load to fall is looked at again, and how soon the load is when nothing is tried.
+const LOAD_PAUSE: Duration = Duration::from_secs(15);
 /// How long the loop waits after the store refused something.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 /// Errands at once. Beyond it nothing new is taken and no end of an attempt looked at, so whoever sends waits: each of
@@ -112,6 +115,11 @@ pub struct Runner {
     /// `-q15m`; none leaves deferred mail to explicit runs.
     interval: Option<Duration>,
     schedule: Schedule<Claim>,
+    ranking: Ranking,
+    /// Nothing is tried because of the load, and the log says so.
+    resting: bool,
+    /// The present reading of INCOMING has passed over mail for the load.
+    load_keeps: bool,
     attempts: JoinSet<Ended>,
     /// What each attempt's task is about, should it panic.
     about: HashMap<Id, (Arc<Destination>, JobId, Option<RunId>)>,
@@ -150,6 +158,9 @@ impl Runner {
             initiative,
             interval,
             schedule: Schedule::new(limits),
+            ranking: Ranking::new(config.queue_sort_order),
+            resting: false,
+            load_keeps: false,
             attempts: JoinSet::new(),
             about: HashMap::new(),
             errands: JoinSet::new(),
@@ -259,6 +270,22 @@ impl Runner {
         self.house.world.clock.now()
     }
 
+    fn load(&self) -> u32 {
+        self.house.world.load.average()
+    }
+
+    /// Whether the machine is too busy for any attempt (QueueLA); begin and end are logged.
+    fn rests(&mut self) -> bool {
+        let load = self.load();
+        let rests = self.house.config.rests_for_load(load);
+        if rests && !self.resting {
+            let text = format!("runqueue: Skipping queue run -- load average too high ({load})");
+            self.house.maillog.queue_rests(&text);
+        }
+        self.resting = rests;
+        rests
+    }
+
     /// New mail, or the mail that a waiting submission is about.
     fn fresh(&mut self, accepted: Accepted, run: Option<RunId>) {
         let now = self.now();
@@ -269,8 +296,12 @@ impl Runner {
                 self.incoming_again();
                 continue;
             }
-            let job = Some(Box::new(job));
-            let waiting = Waiting { id, job, bytes: accepted.bytes.clone(), run, hold: claim };
+            if self.house.config.waits_for_load(job.envelope.priority, self.load()) {
+                self.incoming_after(LOAD_PAUSE);
+                continue;
+            }
+            let (job, bytes, rank) = (Some(Box::new(job)), accepted.bytes.clone(), Rank::default());
+            let waiting = Waiting { id, job, bytes, run, rank, hold: claim };
             match self.schedule.offer_fresh(&destination, waiting, now) {
                 Ok(()) => {
                     if let Some(run) = run.and_then(|run| self.runs.get_mut(&run)) {
@@ -334,7 +365,7 @@ impl Runner {
                 match same {
                     Some(other) => other.listeners.extend(progress),
                     None => {
-                        let mut active = ActiveRun::new(run, started);
+                        let mut active = ActiveRun::new(run, started, &self.house.config);
                         active.numbering = self.numbering(&active.run);
                         active.listeners.extend(progress);
                         self.runs.insert(id, active);
@@ -343,7 +374,7 @@ impl Runner {
             }
             RunRequest::Message { accepted, verbose, progress } => {
                 let run = Run { verbose, wait: true, ..Run::default() };
-                let mut active = ActiveRun::new(run, started);
+                let mut active = ActiveRun::new(run, started, &self.house.config);
                 active.exhausted = true;
                 active.listeners.push(progress);
                 self.runs.insert(id, active);
@@ -365,7 +396,8 @@ impl Runner {
     /// Brings into the window what is due and has room. Returns how long there is nothing to do.
     fn feed(&mut self) -> Result<Duration, StoreError> {
         let now = self.now();
-        if self.initiative == Initiative::Due {
+        let rests = self.rests();
+        if self.initiative == Initiative::Due && !rests {
             self.begin_queue_run();
             self.read_incoming()?;
             self.read_agenda(now)?;
@@ -394,6 +426,9 @@ impl Runner {
             self.errands.spawn(deadline::report(self.house.clone(), id, self.interval));
         }
         // Each of these has a cursor that every turn moves on, so a loop without rest ends.
+        if rests {
+            return Ok(LOAD_PAUSE);
+        }
         let more = matches!(self.incoming, Incoming::Reading { .. })
             || !self.schedule.hungry(1).is_empty()
             || self.runs.values().any(|run| !run.exhausted);
@@ -433,10 +468,22 @@ impl Runner {
         }
         let jobs = self.house.store.incoming(after, SLICE)?;
         if jobs.is_empty() {
-            self.incoming = if again { Incoming::From(Instant::now()) } else { Incoming::Read };
+            let kept = std::mem::take(&mut self.load_keeps);
+            self.incoming = match (again, kept) {
+                (true, _) => Incoming::From(Instant::now()),
+                (false, true) => Incoming::From(Instant::now() + LOAD_PAUSE),
+                (false, false) => Incoming::Read,
+            };
         }
+        let load = self.load();
         for job in &jobs {
-            match self.offer_stored(&job.destination, job.id, None)? {
+            if self.house.config.waits_for_load(job.envelope.priority, load) {
+                self.load_keeps = true;
+                self.incoming = Incoming::Reading { after: job.id.queue_id, again };
+                continue;
+            }
+            let rank = self.ranking.of_job(job, self.house.config.priority.retry);
+            match self.offer_stored(&job.destination, job.id, None, rank)? {
                 Offered::Refused(Offer::Full, _) => return Ok(()),
                 Offered::Refused(_, waiting) => self.closed.push(*waiting),
                 Offered::Taken | Offered::Busy => {}
@@ -486,7 +533,8 @@ impl Runner {
             let mut read = after;
             let mut more = rows.len() == READY_PAGE;
             for row in rows {
-                let offered = self.offer_stored(&destination, row.1, None)?;
+                let rank = self.rank_of(row.1);
+                let offered = self.offer_stored(&destination, row.1, None, rank)?;
                 if let Offered::Refused(Offer::Full, _) = offered {
                     more = true;
                     break;
@@ -519,32 +567,126 @@ impl Runner {
     }
 
     fn advance(&mut self, run: &mut ActiveRun, id: RunId) -> Result<(), StoreError> {
+        if self.resting {
+            for listener in &run.listeners {
+                let text = "Skipping queue run -- load average too high".to_owned();
+                // Whoever is slow to read misses a line.
+                let _ = listener.try_send(Progress::Line(text));
+            }
+            run.exhausted = true;
+            return Ok(());
+        }
+        if let Choice::Found(_) = run.choice {
+            return self.offer_found(run, id);
+        }
         let entries = self.house.store.list(run.cursor, SLICE)?;
         let at_end = entries.len() < SLICE;
-        let config = self.house.config.clone();
         for entry in entries {
             if entry.held.is_none() && run.run.selection.matches(&entry) {
-                for job in self.entry_jobs(&entry)? {
-                    let open = job.recipients.iter().any(|r| r.state.is_open());
-                    let met = job.last_attempt >= Some(run.started)
-                        || self.schedule.failed_at(&job.destination) >= Some(run.started);
-                    let (min, max) = (config.min_queue_age, config.max_queue_age);
-                    if !open || met || !run.is_old_enough(&entry.envelope, &job, min, max) {
-                        continue;
+                let ready = self.ready_jobs(run, &entry)?;
+                if let Choice::Looking(best) = &mut run.choice {
+                    if let Some((rank, _)) = ready.first() {
+                        best.consider(rank.clone(), entry.id);
                     }
-                    let job_id = JobId { queue_id: entry.id, number: job.number };
-                    match self.offer_stored(&job.destination, job_id, Some(id))? {
-                        // The cursor stays before this message; its jobs that were taken are busy or tried by then.
-                        Offered::Refused(Offer::Full, _) => return Ok(()),
-                        Offered::Refused(..) | Offered::Busy => {}
-                        Offered::Taken => run.outstanding += 1,
-                    }
+                } else if !self.offer_jobs(run, id, &entry, ready)? {
+                    // The cursor stays before this message; its jobs that were taken are busy or tried by then.
+                    return Ok(());
                 }
             }
             run.cursor = Some(entry.id);
         }
-        run.exhausted = at_end;
+        if at_end {
+            match std::mem::replace(&mut run.choice, Choice::All) {
+                Choice::Looking(best) => run.choice = Choice::Found(best.in_order().collect()),
+                _ => run.exhausted = true,
+            }
+        }
         Ok(())
+    }
+
+    /// Offers a slice of the messages that were chosen.
+    fn offer_found(&mut self, run: &mut ActiveRun, id: RunId) -> Result<(), StoreError> {
+        for _ in 0..SLICE {
+            let Choice::Found(found) = &run.choice else { return Ok(()) };
+            let Some(first) = found.front().copied() else {
+                run.exhausted = true;
+                return Ok(());
+            };
+            // Gone or held meanwhile: then there is nothing to try.
+            if let Some(entry) = self.house.store.entry(first)?.filter(|e| e.held.is_none()) {
+                let ready = self.ready_jobs(run, &entry)?;
+                if !self.offer_jobs(run, id, &entry, ready)? {
+                    return Ok(());
+                }
+            }
+            if let Choice::Found(found) = &mut run.choice {
+                found.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    /// The jobs of a message that this run is to try, with their ranks.
+    fn ready_jobs(
+        &self,
+        run: &ActiveRun,
+        entry: &Entry,
+    ) -> Result<Vec<(Rank, EntryJob)>, StoreError> {
+        let config = &self.house.config;
+        let load = self.load();
+        let mut ready = Vec::new();
+        for job in self.entry_jobs(entry)? {
+            let open = job.recipients.iter().find(|r| r.state.is_open());
+            let met = job.last_attempt >= Some(run.started)
+                || self.schedule.failed_at(&job.destination) >= Some(run.started);
+            let (min, max) = (config.min_queue_age, config.max_queue_age);
+            let Some(open) = open.filter(|_| !met) else { continue };
+            let retries = i64::from(job.attempts).saturating_mul(config.priority.retry);
+            let priority = entry.envelope.priority.saturating_add(retries);
+            if config.waits_for_load(priority, load)
+                || !run.is_old_enough(&entry.envelope, &job, min, max)
+            {
+                continue;
+            }
+            let rank = run.ranking.rank(&Facts {
+                id: entry.id,
+                envelope: &entry.envelope,
+                priority,
+                last_attempt: job.last_attempt,
+                recipient: Some(&open.address),
+            });
+            ready.push((rank, job));
+        }
+        Ok(ready)
+    }
+
+    /// Offers the jobs of one message; false when the window has no room for one of them.
+    fn offer_jobs(
+        &mut self,
+        run: &mut ActiveRun,
+        id: RunId,
+        entry: &Entry,
+        jobs: Vec<(Rank, EntryJob)>,
+    ) -> Result<bool, StoreError> {
+        for (rank, job) in jobs {
+            let job_id = JobId { queue_id: entry.id, number: job.number };
+            match self.offer_stored(&job.destination, job_id, Some(id), rank)? {
+                Offered::Refused(Offer::Full, _) => return Ok(false),
+                Offered::Refused(..) | Offered::Busy => {}
+                Offered::Taken => run.outstanding += 1,
+            }
+        }
+        Ok(true)
+    }
+
+    /// The rank of a stored job. What cannot be read is ranked as equal to its like, and its attempt says so.
+    fn rank_of(&self, id: JobId) -> Rank {
+        if self.ranking.reads()
+            && let Ok(Some(job)) = self.house.store.job(id)
+        {
+            return self.ranking.of_job(&job, self.house.config.priority.retry);
+        }
+        self.ranking.unread(id.queue_id)
     }
 
     /// The jobs of an entry, read page by page when its list is long.
@@ -569,13 +711,14 @@ impl Runner {
         destination: &Destination,
         id: JobId,
         run: Option<RunId>,
+        rank: Rank,
     ) -> Result<Offered, StoreError> {
         if self.schedule.knows(id) {
             return Ok(Offered::Busy);
         }
         let Some(claim) = self.house.store.claim(id) else { return Ok(Offered::Busy) };
         self.open_lane(destination)?;
-        let waiting = Waiting { id, job: None, bytes: None, run, hold: claim };
+        let waiting = Waiting { id, job: None, bytes: None, run, rank, hold: claim };
         Ok(match self.schedule.offer_backlog(destination, waiting, self.now()) {
             Ok(()) => Offered::Taken,
             Err((offer, waiting)) => Offered::Refused(offer, Box::new(waiting)),
@@ -608,8 +751,10 @@ impl Runner {
     }
 
     fn start_attempts(&mut self) {
-        while let Some(Start { destination, waiting }) = self.schedule.start_next() {
-            let Waiting { id, job, bytes, run, hold } = waiting;
+        while !self.resting
+            && let Some(Start { destination, waiting }) = self.schedule.start_next()
+        {
+            let Waiting { id, job, bytes, run, rank: _, hold } = waiting;
             let mut active = run.and_then(|run| self.runs.get_mut(&run));
             let directory = &self.house.config.queue_directory;
             let heading = active

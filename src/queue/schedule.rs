@@ -4,7 +4,8 @@
 //! so a busy destination never keeps another one waiting. Inside a lane new mail and backlog alternate, the backlog
 //! rotates between messages, one message holds at most half of the slots while others wait, and a quarter of the
 //! slots is kept for new mail: with a smart host everything is one lane, and a new message still leaves at once
-//! while a list of 100 000 recipients goes out.
+//! while a list of 100 000 recipients goes out. Backlog that was read together starts in the order of its ranks
+//! ([`super::order`]); messages of equal rank rotate.
 //!
 //! The number of slots of a lane grows with each success and is halved by each lost connection; a destination that
 //! cannot be reached at all closes its lane until a given time.
@@ -12,9 +13,10 @@
 //! Everything is bounded: jobs in memory ([`Limits::jobs`]), their bytes ([`Limits::octets`]), idle lanes kept
 //! ([`IDLE_LANES_MAX`]). What does not fit stays in the store, where the runner finds it again.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::order::Rank;
 use crate::mail::job::{Destination, Job, JobId};
 use crate::mail::queue_id::QueueId;
 use crate::mail::time::Timestamp;
@@ -56,6 +58,8 @@ pub struct Waiting<H> {
     pub bytes: Option<Arc<[u8]>>,
     /// The explicit run that asked for it.
     pub run: Option<RunId>,
+    /// Its message's place among the backlog it was read with.
+    pub rank: Rank,
     /// Dropped when the job leaves the window.
     pub hold: H,
 }
@@ -116,10 +120,23 @@ enum Backlog {
     More(ReadyKey),
 }
 
+/// Where a message of the backlog stands: what was read earlier goes first, then by rank; of equals who had its turn goes last.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Turn {
+    page: u64,
+    rank: Rank,
+    turn: u64,
+}
+
 struct Lane<H> {
     fresh: VecDeque<Waiting<H>>,
-    /// Waiting backlog by message, in rotation; none empty.
-    messages: VecDeque<(QueueId, VecDeque<Waiting<H>>)>,
+    /// Waiting backlog by message; none empty.
+    messages: BTreeMap<Turn, (QueueId, VecDeque<Waiting<H>>)>,
+    /// Where each of these messages stands.
+    places: HashMap<QueueId, Turn>,
+    /// Pages of READY read so far, and turns given.
+    page: u64,
+    turn: u64,
     backlog_len: usize,
     running_fresh: usize,
     running_backlog: HashMap<QueueId, usize>,
@@ -289,6 +306,7 @@ impl<H> Schedule<H> {
     pub fn fed(&mut self, destination: &Destination, after: ReadyKey, more: bool) {
         if let Some(lane) = self.lanes.get_mut(destination) {
             lane.backlog = if more { Backlog::More(after) } else { Backlog::Read };
+            lane.page += 1;
         }
     }
 
@@ -384,7 +402,10 @@ impl<H> Lane<H> {
     fn new() -> Lane<H> {
         Lane {
             fresh: VecDeque::new(),
-            messages: VecDeque::new(),
+            messages: BTreeMap::new(),
+            places: HashMap::new(),
+            page: 0,
+            turn: 0,
             backlog_len: 0,
             running_fresh: 0,
             running_backlog: HashMap::new(),
@@ -442,22 +463,20 @@ impl<H> Lane<H> {
         if backlog { self.take_backlog(max) } else { None }
     }
 
-    /// The next message in rotation that does not hold half of the slots already; the first one when all do.
+    /// The first message that does not hold half of the slots already; the very first when all do.
     fn take_backlog(&mut self, max: usize) -> Option<Waiting<H>> {
         let half = (self.slots(max) / 2).max(1);
-        for _ in 0..self.messages.len().min(max) {
-            let front = self.messages.front()?.0;
-            let others = self.messages.len() > 1 || !self.fresh.is_empty();
-            let running = self.running_backlog.get(&front).copied().unwrap_or(0);
-            if !others || running < half {
-                break;
-            }
-            self.messages.rotate_left(1);
-        }
-        let (message, mut jobs) = self.messages.pop_front()?;
+        let others = self.messages.len() > 1 || !self.fresh.is_empty();
+        let may = |id: &QueueId| !others || self.running_backlog.get(id).is_none_or(|n| *n < half);
+        // As many messages at most hold half of the slots as there are slots.
+        let chosen = self.messages.iter().take(max + 1).find(|(_, (id, _))| may(id));
+        let place = chosen.or_else(|| self.messages.first_key_value())?.0.clone();
+        let (message, mut jobs) = self.messages.remove(&place)?;
         let waiting = jobs.pop_front()?;
+        self.places.remove(&message);
         if !jobs.is_empty() {
-            self.messages.push_back((message, jobs));
+            self.turn += 1;
+            self.stand(Turn { turn: self.turn, ..place }, message, jobs);
         }
         self.backlog_len -= 1;
         *self.running_backlog.entry(message).or_default() += 1;
@@ -468,12 +487,18 @@ impl<H> Lane<H> {
     fn push_backlog(&mut self, waiting: Waiting<H>) {
         self.backlog_len += 1;
         let message = waiting.id.queue_id;
-        // Jobs of one message come one after another. If rotation has come between, the message stands in the
-        // rotation twice for a while, which its bound of half the slots makes harmless.
-        match self.messages.back_mut() {
-            Some((id, jobs)) if *id == message => jobs.push_back(waiting),
-            _ => self.messages.push_back((message, VecDeque::from([waiting]))),
+        let standing = self.places.get(&message).and_then(|place| self.messages.get_mut(place));
+        if let Some((_, jobs)) = standing {
+            return jobs.push_back(waiting);
         }
+        self.turn += 1;
+        let place = Turn { page: self.page, rank: waiting.rank.clone(), turn: self.turn };
+        self.stand(place, message, VecDeque::from([waiting]));
+    }
+
+    fn stand(&mut self, place: Turn, message: QueueId, jobs: VecDeque<Waiting<H>>) {
+        self.places.insert(message, place.clone());
+        self.messages.insert(place, (message, jobs));
     }
 
     /// One of ours stopped running. Backlog is counted by message; whatever is not there was new mail.
@@ -492,7 +517,8 @@ impl<H> Lane<H> {
 
     fn empty(&mut self) -> Vec<Waiting<H>> {
         self.backlog_len = 0;
-        let backlog = std::mem::take(&mut self.messages).into_iter().flat_map(|(_, jobs)| jobs);
+        self.places.clear();
+        let backlog = std::mem::take(&mut self.messages).into_values().flat_map(|(_, jobs)| jobs);
         std::mem::take(&mut self.fresh).into_iter().chain(backlog).collect()
     }
 }
@@ -512,7 +538,7 @@ mod tests {
 
     fn job(message: u64, number: u32) -> Waiting<()> {
         let id = JobId { queue_id: QueueId::from_u64(message), number };
-        Waiting { id, job: None, bytes: None, run: None, hold: () }
+        Waiting { id, job: None, bytes: None, run: None, rank: Rank::default(), hold: () }
     }
 
     fn window(hosts: &[&str]) -> Schedule<()> {
@@ -566,6 +592,34 @@ mod tests {
         }
         let messages: Vec<_> = starts(&mut schedule).into_iter().map(|(_, m, _)| m).collect();
         assert_eq!(messages, [1, 2, 1]);
+    }
+
+    /// Ranks decide among what was read together; what was read before goes first, and two messages share the slots.
+    #[test]
+    fn backlog_starts_by_rank() {
+        use crate::config::SortOrder;
+        use crate::queue::order::Ranking;
+        let ranking = Ranking::new(SortOrder::FileName);
+        let mut schedule = window(&["a"]);
+        let ranked = |message: u64, number| Waiting {
+            rank: ranking.unread(QueueId::from_u64(message)),
+            ..job(message, number)
+        };
+        for message in [7, 5, 6] {
+            schedule.offer_backlog(&to("a"), ranked(message, 0), NOW).unwrap();
+        }
+        schedule.fed(&to("a"), None, false);
+        for message in [2, 1] {
+            schedule.offer_backlog(&to("a"), ranked(message, 0), NOW).unwrap();
+            schedule.offer_backlog(&to("a"), ranked(message, 1), NOW).unwrap();
+        }
+        let mut order = Vec::new();
+        while let Some(start) = schedule.start_next() {
+            let id = start.waiting.id;
+            order.push((id.queue_id.as_u64(), id.number));
+            schedule.finished(&to("a"), id, News::Nothing, NOW);
+        }
+        assert_eq!(order, [(5, 0), (6, 0), (7, 0), (1, 0), (1, 1), (2, 0), (2, 1)]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! DNS is hostile: the number of hosts and addresses is bounded, names that are no host names are passed over, and a
 //! domain cannot point us at ourselves, at our loopback or at a multicast group. Not knowing is never *no*: as long as
 //! a server's silence could hide a way, the answer is 4.4.3.
+//!
+//! Options of sendmail that act here: FallbackMXhost, FallbackSmartHost, TryNullMXList, ConnectOnlyTo.
 
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
@@ -115,6 +117,14 @@ impl Search<'_> {
         }
         let Place { host, port } =
             place(next_hop).ok_or_else(|| Trouble::NotAPlace(next_hop.to_owned()))?;
+        if let Some(only) = self.config.connect_only_to {
+            // DNS is not asked: the network of a test may have none.
+            let name = match host {
+                PlaceHost::Address(address) => bracketed(address),
+                PlaceHost::Host(name) | PlaceHost::Domain(name) => name.to_owned(),
+            };
+            return Ok(vec![Hop::Host { name, addresses: vec![only] }]);
+        }
         self.port = match destination.mailer {
             Mailer::Lmtp => port.unwrap_or(LMTP_PORT),
             Mailer::Esmtp | Mailer::Relay | Mailer::Local => port.unwrap_or(self.config.smtp_port),
@@ -129,8 +139,60 @@ impl Search<'_> {
             }
             PlaceHost::Host(name) => self.host(name).await,
             PlaceHost::Domain("") => Err(Trouble::NotAPlace(next_hop.to_owned())),
-            PlaceHost::Domain(name) => self.domain(name).await,
+            PlaceHost::Domain(name) => {
+                let found = self.domain(name).await;
+                self.with_fallbacks(found).await
+            }
         }
+    }
+
+    /// What FallbackMXhost adds behind the hosts of a domain, or puts in their place while DNS is silent, and where
+    /// FallbackSmartHost leads when the domain is not there. What DNS cannot say of a fallback never ends a recipient.
+    async fn with_fallbacks(
+        &mut self,
+        found: Result<Vec<Hop>, Trouble>,
+    ) -> Result<Vec<Hop>, Trouble> {
+        match (found, &self.config.fallback_mx_host, &self.config.fallback_smart_host) {
+            (Ok(mut hops), Some(fallback), _) => {
+                let more = self.fallback(fallback).await.unwrap_or_default();
+                let known = |hop: &Hop| hops.iter().any(|other| name_of(other) == name_of(hop));
+                let more: Vec<Hop> = more.into_iter().filter(|hop| !known(hop)).collect();
+                hops.extend(more);
+                Ok(hops)
+            }
+            (Err(trouble @ Trouble::Unclear(_)), Some(fallback), _) => {
+                match self.fallback(fallback).await {
+                    Ok(hops) if !hops.is_empty() => Ok(hops),
+                    _ => Err(trouble),
+                }
+            }
+            (Err(Trouble::Unknown(_)), _, Some(fallback)) => match self.fallback(fallback).await {
+                Ok(hops) if !hops.is_empty() => Ok(hops),
+                _ => Err(Trouble::Unclear(fallback.clone())),
+            },
+            (found, ..) => found,
+        }
+    }
+
+    /// The hosts of a fallback, by MX for a domain and directly for `[host]`, without those that are this host.
+    async fn fallback(&mut self, text: &str) -> Result<Vec<Hop>, Trouble> {
+        let Place { host, port } =
+            place(text).ok_or_else(|| Trouble::NotAPlace(text.to_owned()))?;
+        let usual = std::mem::replace(&mut self.port, port.unwrap_or(self.config.smtp_port));
+        let hops = match host {
+            PlaceHost::Address(address) => Ok(vec![self.hop(bracketed(address), vec![address])]),
+            PlaceHost::Host(name) => self.host(name).await,
+            PlaceHost::Domain(name) => self.domain(name).await,
+        };
+        let hops = hops.map(|mut hops| {
+            hops.retain(|hop| match hop {
+                Hop::Host { addresses, .. } => !addresses.iter().any(|at| self.is_us(at.ip())),
+                Hop::Path(_) => true,
+            });
+            hops
+        });
+        self.port = usual;
+        hops
     }
 
     /// A host that an administrator named: its addresses, whatever they are.
@@ -155,6 +217,10 @@ impl Search<'_> {
         if let Some(ours) = candidates.iter().position(|host| self.is_ours(host)) {
             let preference = candidates[ours].preference;
             candidates.retain(|host| host.preference < preference);
+            if candidates.is_empty() && self.config.try_null_mx_list {
+                candidates = self.candidates(vec![(0, domain.to_owned())]).await;
+                candidates.retain(|host| !self.is_ours(host));
+            }
             if candidates.is_empty() {
                 return Err(Trouble::Loop);
             }
@@ -235,6 +301,13 @@ impl Search<'_> {
         let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
         let nowhere = address.is_unspecified() || address.is_multicast() || broadcast;
         !nowhere && (!address.is_loopback() || self.config.smtp_port != SMTP_PORT)
+    }
+}
+
+fn name_of(hop: &Hop) -> String {
+    match hop {
+        Hop::Host { name, .. } => name.clone(),
+        Hop::Path(path) => path.display().to_string(),
     }
 }
 

@@ -177,6 +177,14 @@ pub fn hello<'a>(argument: &'a str, name: &str) -> Result<&'a str, Reply> {
     Ok(word)
 }
 
+/// The name for itself of a client whose name is none ([`hello`] refused it), as far as it can stand in a trace field; `?` for
+/// nothing (sendmail AllowBogusHELO).
+pub fn bogus_hello(argument: &str) -> String {
+    let fit = |c: char| if c.is_ascii_alphanumeric() || "-._:[]".contains(c) { c } else { '?' };
+    let name: String = argument.trim_end().chars().map(fit).take(DOMAIN_MAX).collect();
+    if name.is_empty() { "?".to_owned() } else { name }
+}
+
 /// `BDAT size [LAST]` (RFC 3030 2): octets that follow at once, and whether they are the last.
 ///
 /// # Errors

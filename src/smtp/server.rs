@@ -43,6 +43,9 @@ const INPUT_KEPT: usize = 4096;
 /// The longest pause for a client that sends commands without sending mail.
 const SLOW_MAX: Duration = Duration::from_secs(240);
 
+/// What each command costs on a machine that is too busy (sendmail DelayLA).
+const COMMAND_PAUSE: Duration = Duration::from_secs(1);
+
 /// What an administrator chose for all sessions.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
@@ -60,8 +63,14 @@ pub struct Settings {
     pub command_line: usize,
     /// Commands not understood before 421.
     pub bad_commands: u32,
-    /// Refused recipients of one message after which each further RCPT costs a second; 0 for no limit.
+    /// Refused recipients of one message after which each further RCPT waits; 0 for no limit.
     pub bad_recipients: u32,
+    /// How long it waits.
+    pub bad_recipients_pause: Duration,
+    /// Refused recipients of one message from which RCPT ends the session; 0 for no limit.
+    pub bad_recipients_max: u32,
+    /// Only when fewer than so many in a hundred recipients were good.
+    pub good_recipients_percent: u32,
     /// Commands without mail between them (NOOP, HELP, VRFY, EHLO...) before pauses begin; 0 for no limit.
     pub noop_commands: u32,
     /// A whole session.
@@ -78,6 +87,10 @@ pub struct Settings {
     pub mail_needs_hello: bool,
     /// VRFY wants it.
     pub vrfy_needs_hello: bool,
+    /// EXPN wants it.
+    pub expn_needs_hello: bool,
+    /// EHLO and HELO may have a name that is none.
+    pub bogus_hello: bool,
 }
 
 /// Who the client is, before it says a word.
@@ -112,6 +125,13 @@ pub enum Input<'a> {
     Accepted(Result<QueueId, Reply>),
     /// To [`Output::StartTls`]: TLS is active.
     TlsActive,
+    /// How busy the machine is from now on: whether each command waits a second, and whether queue runs are possible.
+    Strain {
+        /// DelayLA.
+        slow: bool,
+        /// QueueLA.
+        resting: bool,
+    },
     /// The daemon stops: a session ends at its next command, after a message under way.
     Shutdown,
 }
@@ -247,6 +267,10 @@ pub struct Server {
     /// No command was seen yet, on this connection or since its handshake.
     first_command: bool,
     stopping: bool,
+    /// Each command waits.
+    slow: bool,
+    /// No queue run is possible.
+    resting: bool,
     bad_commands: u32,
     /// Commands since the last message that served none.
     idle_commands: u32,
@@ -275,6 +299,8 @@ impl Server {
             tls: false,
             first_command: true,
             stopping: false,
+            slow: false,
+            resting: false,
             bad_commands: 0,
             idle_commands: 0,
             input: Vec::new(),
@@ -371,6 +397,7 @@ impl Server {
                 self.state = State::Idle;
                 self.since = now;
             }
+            Input::Strain { slow, resting } => (self.slow, self.resting) = (slow, resting),
             Input::Shutdown => self.stopping = true,
         }
     }
@@ -495,6 +522,9 @@ impl Server {
         let line = line.map(str::to_owned);
         self.worked += end + 1;
         self.since = self.now;
+        if self.slow {
+            self.not_before = self.now + COMMAND_PAUSE;
+        }
         match line {
             Some(line) => self.command(&line),
             None => {
@@ -646,6 +676,6 @@ impl Server {
         }
         let over = self.idle_commands - limit;
         let pause = Duration::from_secs(1).saturating_mul(1 << (over - 1).min(8)).min(SLOW_MAX);
-        self.not_before = self.now + pause;
+        self.not_before = self.not_before.max(self.now + pause);
     }
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 
 use super::tls::ClientTls;
-use super::{Answer, Clock, Dns, DnsError, Net, Stream, TlsFacts, World};
+use super::{Answer, Clock, Dns, DnsError, Load, Net, Stream, TlsFacts, World};
 use crate::mail::time::Timestamp;
 
 /// Octets on the way in one direction of a connection: about what a socket buffers.
@@ -23,7 +24,7 @@ const PIPE_OCTETS: usize = 64 * 1024;
 /// Connections waiting to be accepted by one listener.
 const BACKLOG: usize = 256;
 
-/// The three doors with their handles for the test.
+/// The doors with their handles for the test.
 #[derive(Clone, Default)]
 pub struct FakeWorld {
     /// Starts at [`Timestamp::ZERO`].
@@ -32,6 +33,8 @@ pub struct FakeWorld {
     pub dns: Arc<FakeDns>,
     /// Starts with nobody listening: every connection is refused.
     pub net: Arc<FakeNet>,
+    /// Starts idle.
+    pub load: Arc<FakeLoad>,
 }
 
 impl FakeWorld {
@@ -44,7 +47,12 @@ impl FakeWorld {
 
     /// The doors as the stations see them.
     pub fn world(&self) -> World {
-        World { clock: self.clock.clone(), dns: self.dns.clone(), net: self.net.clone() }
+        World {
+            clock: self.clock.clone(),
+            dns: self.dns.clone(),
+            net: self.net.clone(),
+            load: self.load.clone(),
+        }
     }
 }
 
@@ -68,6 +76,23 @@ impl FakeClock {
 impl Clock for FakeClock {
     fn now(&self) -> Timestamp {
         *lock(&self.0)
+    }
+}
+
+/// A load average that is set.
+#[derive(Default)]
+pub struct FakeLoad(AtomicU32);
+
+impl FakeLoad {
+    /// It is `load` from now on.
+    pub fn set(&self, load: u32) {
+        self.0.store(load, Ordering::Relaxed);
+    }
+}
+
+impl Load for FakeLoad {
+    fn average(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

@@ -32,6 +32,15 @@ pub struct World {
     pub dns: Arc<dyn Dns>,
     /// Connections.
     pub net: Arc<dyn Net>,
+    /// The machine.
+    pub load: Arc<dyn Load>,
+}
+
+/// How busy the machine is.
+pub trait Load: Send + Sync {
+    /// The load average of the last minute, rounded as sendmail does; 0 where the system does not say. Cheap: a reading
+    /// is kept for some seconds.
+    fn average(&self) -> u32;
 }
 
 /// Calendar time.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::dns::{DnsOptions, DnsSetupError, Resolver};
 use super::tls::ClientTls;
-use super::{Answer, Clock, Net, Stream, TlsFacts, World};
+use super::{Answer, Clock, Load, Net, Stream, TlsFacts, World};
 use crate::mail::time::Timestamp;
 
 /// The list of our addresses is read again after this long: it is asked for at every attempt and changes rarely.
@@ -29,6 +29,7 @@ impl World {
             clock: Arc::new(RealClock),
             dns: Arc::new(Resolver::new(dns)?),
             net: Arc::new(RealNet::new(ClientTls::with_system_roots())),
+            load: Arc::new(RealLoad::default()),
         })
     }
 }
@@ -41,6 +42,30 @@ impl Clock for RealClock {
         // A clock before 1970 is one that was never set; mail then carries that date rather than stopping.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// How long a load average is believed: it is asked for at every command, and is an average over a minute anyway.
+const LOAD_AGE_MAX: Duration = Duration::from_secs(3);
+
+/// The load average of proc(5).
+#[derive(Default)]
+pub struct RealLoad(Mutex<Option<(Instant, u32)>>);
+
+impl Load for RealLoad {
+    fn average(&self) -> u32 {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match *known {
+            Some((read, load)) if read.elapsed() < LOAD_AGE_MAX => load,
+            _ => {
+                // A system without it is never too busy, as sendmail has it.
+                let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+                let first = text.split(' ').next().and_then(|word| word.parse::<f64>().ok());
+                let load = first.unwrap_or(0.0).round() as u32;
+                *known = Some((Instant::now(), load));
+                load
+            }
+        }
     }
 }
 

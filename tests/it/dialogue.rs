@@ -12,6 +12,7 @@
 //! c*N: text            the same, N times
 //! @ 5m                 that time passes (s, m, h)
 //! @eof @shutdown       the client is gone; the daemon stops
+//! @strain slow resting the machine is busy: commands wait, queue runs are impossible
 //! S: text              the server answers this line
 //! > event              the machine asks for this: begin, accept "content", abandon, close...
 //! ```
@@ -44,6 +45,10 @@ enum Act {
     Send(Vec<u8>),
     Pass(Duration),
     Eof,
+    Strain {
+        slow: bool,
+        resting: bool,
+    },
     Shutdown,
 }
 
@@ -71,6 +76,9 @@ impl Dialogue {
                 command_line: 2048,
                 bad_commands: 25,
                 bad_recipients: 0,
+                bad_recipients_pause: Duration::from_secs(1),
+                bad_recipients_max: 0,
+                good_recipients_percent: 100,
                 noop_commands: 20,
                 session_time: Duration::from_secs(86_400),
                 command_time: Duration::from_secs(300),
@@ -79,6 +87,8 @@ impl Dialogue {
                 etrn: true,
                 mail_needs_hello: false,
                 vrfy_needs_hello: false,
+                expn_needs_hello: false,
+                bogus_hello: false,
             },
             peer: Peer { shown: "localhost [127.0.0.1]".into(), trusted: true, offers_tls: false },
             refusals: HashMap::new(),
@@ -100,6 +110,9 @@ impl Dialogue {
             ["once"] => return self.once = true,
             ["eof"] => Act::Eof,
             ["shutdown"] => Act::Shutdown,
+            ["strain", words @ ..] => {
+                Act::Strain { slow: words.contains(&"slow"), resting: words.contains(&"resting") }
+            }
             ["", time] => Act::Pass(duration(time)),
             _ => panic!("{}: @{line}", self.name),
         };
@@ -117,6 +130,11 @@ impl Dialogue {
             "command_line" => settings.command_line = number() as usize,
             "bad_commands" => settings.bad_commands = number() as u32,
             "bad_recipients" => settings.bad_recipients = number() as u32,
+            "bad_recipients_pause" => settings.bad_recipients_pause = duration(value),
+            "bad_recipients_max" => settings.bad_recipients_max = number() as u32,
+            "good_recipients_percent" => settings.good_recipients_percent = number() as u32,
+            "expn_needs_hello" => settings.expn_needs_hello = value == "yes",
+            "bogus_hello" => settings.bogus_hello = value == "yes",
             "noop_commands" => settings.noop_commands = number() as u32,
             "session_time" => settings.session_time = duration(value),
             "dsn" => settings.dsn = value == "yes",
@@ -204,6 +222,10 @@ impl Dialogue {
                     now = end;
                 }
                 Act::Eof => caller.feed(Input::Eof, now, &mut said, done),
+                Act::Strain { slow, resting } => {
+                    let (slow, resting) = (*slow, *resting);
+                    caller.feed(Input::Strain { slow, resting }, now, &mut said, done);
+                }
                 Act::Shutdown => caller.feed(Input::Shutdown, now, &mut said, done),
             }
             let said = String::from_utf8(said).expect("replies are UTF-8");

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! set KEY VALUE               host_name, local, relay_domain, relay_network, smart_host, local_relay, smtp_port,
-//!                             daemon, own (an address of this machine); a second `set` of a class adds to it
+//!                             daemon, fallback_mx, fallback_smart, try_null_mx, only_to, own (an address of this machine); a second `set` of a class adds to it
 //! dns NAME TYPE DATA          a record, see kvmta::world::fake::Zone
 //! client ADDRESS|local        who speaks in the checks below
 //! expect to ADDRESS = DESTINATION or reply
@@ -60,6 +60,10 @@ impl Scenario {
                 let own = value.split_whitespace().map(|address| address.parse().unwrap());
                 self.world.net.set_own_addresses(own.collect());
             }
+            "fallback_mx" => config.fallback_mx_host = Some(value.into()),
+            "fallback_smart" => config.fallback_smart_host = Some(value.into()),
+            "try_null_mx" => config.try_null_mx_list = value == "true",
+            "only_to" => config.connect_only_to = Some(value.parse().unwrap()),
             _ => panic!("unknown key {key}"),
         }
     }

@@ -76,6 +76,9 @@ fn settings() -> Settings {
         command_line: 512,
         bad_commands: 50,
         bad_recipients: 2,
+        bad_recipients_pause: Duration::from_secs(1),
+        bad_recipients_max: 6,
+        good_recipients_percent: 100,
         noop_commands: 30,
         session_time: Duration::from_secs(3600),
         command_time: Duration::from_secs(300),
@@ -84,6 +87,8 @@ fn settings() -> Settings {
         etrn: true,
         mail_needs_hello: false,
         vrfy_needs_hello: false,
+        expn_needs_hello: false,
+        bogus_hello: true,
     }
 }
 

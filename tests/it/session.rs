@@ -12,6 +12,7 @@ use kvmta::config::{Config, Daemon, DeliveryMode};
 use kvmta::mail::selection::Selection;
 use kvmta::mail::time::Timestamp;
 use kvmta::store::{Accepted, Store, StoreOptions};
+use kvmta::world::fake::FakeLoad;
 use kvmta::world::{Answer, Clock, Dns, DnsError, Net, Stream, TlsAccept, TlsFacts, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, watch};
@@ -86,6 +87,7 @@ struct House {
     etrn: mpsc::Receiver<Selection>,
     events: Arc<Mutex<Vec<String>>>,
     stop: watch::Sender<bool>,
+    load: Arc<FakeLoad>,
     _directory: tempfile::TempDir,
 }
 
@@ -103,7 +105,13 @@ fn house(change: impl FnOnce(&mut Config)) -> House {
     let store = Store::open(options, true).unwrap();
     let mut config = Config { host_name: "lab.example.com".into(), ..Config::default() };
     change(&mut config);
-    let world = World { clock: Arc::new(Still), dns: Arc::new(Still), net: Arc::new(Still) };
+    let load = Arc::new(FakeLoad::default());
+    let world = World {
+        clock: Arc::new(Still),
+        dns: Arc::new(Still),
+        net: Arc::new(Still),
+        load: load.clone(),
+    };
     let (wake_in, wake) = mpsc::channel(8);
     let (etrn_in, etrn) = mpsc::channel(8);
     let events = Arc::new(Mutex::new(Vec::new()));
@@ -122,6 +130,7 @@ fn house(change: impl FnOnce(&mut Config)) -> House {
         etrn,
         events,
         stop: watch::channel(false).0,
+        load,
         _directory: directory,
     }
 }
@@ -288,25 +297,123 @@ async fn a_local_program_speaks_as_its_user_and_etrn_goes_up() {
     assert_eq!(house.etrn.recv().await.unwrap().terms[0].substring, "@ok.example.net");
 }
 
-#[tokio::test]
-async fn the_listener_keeps_its_limits_and_stops() {
-    let house = house(|config| config.limits.sessions = 1);
+/// A listener of `house` on a port of loopback.
+struct Served {
+    address: SocketAddr,
+    sessions: Arc<Sessions>,
+    task: tokio::task::JoinHandle<()>,
+    _acceptors: watch::Sender<Arc<Acceptor>>,
+}
+
+fn serve_on_loopback(house: &House, sessions: usize) -> Served {
     let daemon = Daemon::at("MTA", "127.0.0.1:0".parse().unwrap());
     let socket = Listener::bind(&daemon).unwrap();
     let listener = Listener::inherited(socket, daemon.name.clone()).unwrap();
     let address = listener.address().unwrap();
-    let sessions = Arc::new(Sessions::new(1));
+    let sessions = Arc::new(Sessions::new(sessions));
     let (_acceptors, acceptor) = watch::channel(Arc::clone(&house.acceptor));
-    let served =
+    let task =
         tokio::spawn(serve(listener, acceptor, Arc::clone(&sessions), house.stop.subscribe()));
+    Served { address, sessions, task, _acceptors }
+}
 
-    let read_line = async |stream: &mut tokio::net::TcpStream| {
-        let mut line = Vec::new();
-        while !line.ends_with(b"\r\n") {
-            line.push(stream.read_u8().await.unwrap());
-        }
-        String::from_utf8(line).unwrap()
+async fn read_line(stream: &mut tokio::net::TcpStream) -> String {
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") {
+        line.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(line).unwrap()
+}
+
+#[tokio::test]
+async fn a_busy_machine_refuses_connections_and_says_so_once() {
+    let house = house(|config| config.load.refuse = Some(12));
+    let served = serve_on_loopback(&house, 10);
+    let first_line = async || {
+        read_line(&mut tokio::net::TcpStream::connect(served.address).await.unwrap()).await
     };
+    house.load.set(12);
+    for _ in 0..3 {
+        assert_eq!(
+            first_line().await,
+            "421 4.3.2 lab.example.com Load too high; try again later\r\n"
+        );
+    }
+    house.load.set(11);
+    assert!(first_line().await.starts_with("220 "));
+    let events = house.events.lock().unwrap().clone();
+    assert_eq!(events[..2], ["TurnedAway", "TakingAgain"]);
+    assert!(!events[2..].contains(&"TurnedAway".to_owned()));
+}
+
+#[tokio::test]
+async fn a_client_that_comes_too_often_is_turned_away() {
+    let house = house(|config| {
+        config.limits.client_rate = 2;
+        config.relay_networks.clear();
+    });
+    let served = serve_on_loopback(&house, 10);
+    for expected in ["220 ", "220 ", "421 4.3.2 lab.example.com Connection rate limit exceeded."] {
+        let mut stream = tokio::net::TcpStream::connect(served.address).await.unwrap();
+        assert!(read_line(&mut stream).await.starts_with(expected), "{expected}");
+    }
+}
+
+#[tokio::test]
+async fn the_greeting_is_chosen_and_stays_one_line() {
+    for (text, expected) in [
+        (
+            "lab.example.com Sendmail 8 ready at $b",
+            "220 lab.example.com ESMTP Sendmail 8 ready at Sun, 22 Nov 2026 ",
+        ),
+        ("lab.example.com", "220 lab.example.com ESMTP\r\n"),
+        ("a\r\n250 b", "220 a ESMTP "),
+    ] {
+        let house = house(|config| config.smtp_greeting = Some(text.into()));
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let caller =
+            Caller { address: None, local_name: "root@localhost".into(), daemon: "MTA".into() };
+        let (acceptor, stop) = (Arc::clone(&house.acceptor), house.stop.subscribe());
+        tokio::spawn(async move { acceptor.session(Box::new(theirs), caller, stop).await });
+        let greeting = Client { stream: ours }.reply().await;
+        assert!(greeting.starts_with(expected), "{greeting}");
+        assert_eq!(greeting.matches("\r\n").count(), 1, "{greeting:?}");
+    }
+}
+
+/// EightBitMode=strict refuses what is not declared, SevenBitInput leaves nothing to refuse.
+#[tokio::test]
+async fn eight_bits_are_refused_or_stripped() {
+    for (strict, strip, body, expected) in [
+        (true, false, "", "554 5.6.1 Eight bit data not allowed"),
+        (true, false, " BODY=8BITMIME", "250 "),
+        (true, true, "", "250 "),
+        (false, false, "", "250 "),
+    ] {
+        let house = house(|config| {
+            config.eight_bit_strict = strict;
+            config.seven_bit_input = strip;
+        });
+        let mut client = house.call("127.0.0.1").await;
+        client.say("EHLO a\r\n").await;
+        client.say(&format!("MAIL FROM:<a@example.com>{body}\r\n")).await;
+        client.say("RCPT TO:<b@ok.example.net>\r\n").await;
+        client.say("DATA\r\n").await;
+        let said = client.say("Subject: x\r\n\r\n\u{e9}\r\n.\r\n").await;
+        assert!(said.starts_with(expected), "{said}");
+        let messages = house.store.list(None, 10).unwrap();
+        assert_eq!(messages.len(), usize::from(said.starts_with('2')));
+        for message in messages {
+            let bytes = house.store.read_body(&message.body, 0).await.unwrap();
+            assert_eq!(bytes.is_ascii(), strip);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_listener_keeps_its_limits_and_stops() {
+    let house = house(|config| config.limits.sessions = 1);
+    let Served { address, sessions, task: served, _acceptors } = serve_on_loopback(&house, 1);
     let mut first = tokio::net::TcpStream::connect(address).await.unwrap();
     assert!(read_line(&mut first).await.starts_with("220 "));
     assert_eq!(sessions.count(), 1);

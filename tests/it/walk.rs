@@ -4,13 +4,14 @@
 //! A file holds scenarios, each begun by `== title`. Lines of a scenario:
 //!
 //! ```text
-//! set Name value             before the house stands, or while it is stopped: interval, MinQueueAge, queuereturn, SmartHost...
+//! set Name value             before the house stands, or while it is stopped: interval, queuereturn, or any option by its name
 //! dns NAME TYPE VALUE        a record; may change later
 //! host NAME [VERB: REPLY, then REPLY]  a host at its A record listens, and answers lines that begin with VERB so; the last reply
 //!                            stays. VERB may be CONNECT or `.`; REPLY may be `drop`, `hang`, `after 2s 250 ok`; `|` parts its lines
 //! down NAME | up NAME        connections are refused, open ones are lost | it listens again
-//! submit <from> PARAM to <to> PARAM <to>...   one SMTP transaction; `to 2500 at b.example` is a list
-//! run [-qRtext -q!Stext -qIlast] [queuereturn=now]   an explicit run; `-qIlast` names the last message submitted
+//! submit <from> PARAM to <to> PARAM <to>... | Field: value   one SMTP transaction; `to 2500 at b.example` is a list
+//! load N                     the machine's load average
+//! run [-qRtext -q!Stext -qIlast] [queuereturn=now] [order=time] [size=3]   an explicit run; `-qIlast` names the last message submitted
 //! hold TEXT | release | remove                what an operator does to every message
 //! wait jobs N                until the list submitted last is unfolded into so many jobs
 //! wait finished              until nothing is left of the message submitted last
@@ -18,6 +19,7 @@
 //! stop [grace] | crash | start                the house stops in order | is lost with what was not durable | stands again
 //! expect delivered <to> by HOST | delivered N at DOMAIN | text WORDS | no text WORDS | nothing
 //! expect deferred <to> WORDS | untried <to> | retry <to> in 15m | held WORDS | queue N | queue empty
+//! expect order <to> <to>...   all that was delivered since the last such line, in this order
 //! expect connections HOST N (since the last time) | log WORDS | agenda N
 //! ```
 //!
@@ -34,7 +36,8 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use kvmta::accept::{Acceptor, Caller, Outlets};
-use kvmta::config::{Config, GivingUp};
+use kvmta::config::options::{self, Draft, Turn};
+use kvmta::config::{Config, GivingUp, SortOrder};
 use kvmta::deliver::Mailers;
 use kvmta::mail::envelope::RecipientState;
 use kvmta::mail::job::{Destination, Entry, JobId, Mailer};
@@ -479,6 +482,7 @@ impl Play {
             "submit" => self.submit(rest).await?,
             "run" => self.run(rest).await?,
             "pass" => self.pass(duration(rest)).await,
+            "load" => self.world.load.set(rest.parse().map_err(|_| "a number")?),
             "hold" | "release" | "remove" => {
                 let ids: Vec<QueueId> = self.entries().iter().map(|entry| entry.id).collect();
                 let store = self.store();
@@ -536,12 +540,19 @@ impl Play {
             }
             "queuewarn" => config.queue_timeouts[0].warn = Some(duration(value)),
             "ActiveJobs" => config.active_jobs_max = value.parse().map_err(|_| "a number")?,
-            _ => return Err(format!("{name} cannot be set here")),
+            _ => {
+                let (option, _) = options::find(name).map_err(|error| error.to_string())?;
+                let mut draft = Draft::new(config.clone());
+                let turn = Turn { first: true, command_line: false };
+                option.set(&mut draft, value, turn).map_err(|error| error.to_string())?;
+                *config = draft.config;
+            }
         }
         Ok(())
     }
 
     async fn submit(&mut self, line: &str) -> Result<(), String> {
+        let (line, field) = line.split_once(" | ").unwrap_or((line, "Comments: none"));
         let (from, to) = line.split_once(" to ").ok_or("submit <from> to <to>")?;
         let caller =
             Caller { address: None, local_name: "root@localhost".into(), daemon: "MTA".into() };
@@ -568,7 +579,8 @@ impl Play {
             }
         }
         commands.push("DATA".into());
-        commands.push("Subject: walk\r\nMessage-Id: <1@a.example>\r\n\r\nthe body\r\n.".into());
+        let header = format!("Subject: walk\r\nMessage-Id: <1@a.example>\r\n{field}");
+        commands.push(format!("{header}\r\n\r\nthe body\r\n."));
         commands.push("QUIT".into());
         reply(&mut client).await?;
         for command in commands {
@@ -611,6 +623,15 @@ impl Play {
                     value => GivingUp::After(duration(value)),
                 };
                 settings.queue_return = [Some(giving_up); 4];
+            } else if let Some(word) = word.strip_prefix("order=") {
+                run.order = Some(match word {
+                    "time" => SortOrder::Time,
+                    "filename" => SortOrder::FileName,
+                    "host" => SortOrder::Host,
+                    _ => SortOrder::Priority,
+                });
+            } else if let Some(number) = word.strip_prefix("size=") {
+                run.size_max = Some(number.parse().map_err(|_| "a number")?);
             } else {
                 return Err(format!("{word}: not part of a run"));
             }
@@ -677,6 +698,13 @@ impl Play {
                     return Err(format!("not delivered; so far {}", show(&seen.delivered)));
                 };
                 self.last_text = seen.delivered.remove(at).2;
+            }
+            ("order", wanted) => {
+                let mut seen = self.eyes.seen.lock().unwrap();
+                let came: Vec<String> = seen.delivered.drain(..).map(|(to, ..)| to).collect();
+                if came != *wanted {
+                    return Err(format!("the order is {came:?}"));
+                }
             }
             ("delivered", [count, "at", domain]) => {
                 let mut seen = self.eyes.seen.lock().unwrap();
@@ -898,6 +926,16 @@ fn lists() {
 #[test]
 fn runs() {
     file("runs.txt");
+}
+
+#[test]
+fn orders() {
+    file("orders.txt");
+}
+
+#[test]
+fn load() {
+    file("load.txt");
 }
 
 #[test]

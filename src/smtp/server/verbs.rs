@@ -1,16 +1,14 @@
 //! The commands other than DATA and BDAT: when they may come, and what is said to them.
 
-use super::{Hello, Mail, Offer, Output, Parting, Rcpt, Server, State, Transaction, help};
+use super::{
+    Hello, Mail, Offer, Output, Parting, Rcpt, Server, Settings, State, Transaction, help,
+};
 use crate::mail::status::{EnhancedStatus, Reply};
 use crate::smtp::command::{self, Verb, refusal};
 use crate::smtp::{extension, reply};
 
-use std::time::Duration;
-
 /// Characters of an unknown command that are said back.
 const ECHO_MAX: usize = 200;
-/// What each RCPT after too many refused ones costs.
-const BAD_RCPT_PAUSE: Duration = Duration::from_secs(1);
 
 impl Server {
     /// One command line.
@@ -51,6 +49,10 @@ impl Server {
             Verb::Vrfy => self.vrfy(argument),
             Verb::Expn => {
                 self.idle_command();
+                if self.hello.is_none() && self.settings.expn_needs_hello {
+                    let text = format_args!("I demand that you introduce yourself first");
+                    return self.say(503, (5, 0, 0), text);
+                }
                 let text = format_args!("Sorry, we do not allow this operation");
                 self.say(502, (5, 7, 0), text);
             }
@@ -115,6 +117,11 @@ impl Server {
             }
             _ => return self.say(503, (5, 0, 0), format_args!("Need MAIL before RCPT")),
         };
+        if self.has_too_many_bad(&transaction) {
+            self.state = State::Open(transaction);
+            let text = "Too many bad recipients; closing connection";
+            return self.hang_up(421, (4, 7, 0), text, Parting::Abuse);
+        }
         let limit = self.settings.recipients;
         if limit != 0 && transaction.accepted >= limit {
             self.state = State::Open(transaction);
@@ -133,6 +140,14 @@ impl Server {
         }
     }
 
+    /// sendmail: BadRcptShutdown and BadRcptShutdownGood.
+    fn has_too_many_bad(&self, transaction: &Transaction) -> bool {
+        let Settings { bad_recipients_max: max, good_recipients_percent: percent, .. } =
+            *self.settings;
+        let (good, bad) = (u64::from(transaction.accepted), u64::from(transaction.refused));
+        max != 0 && bad >= u64::from(max) && good * 100 < u64::from(percent) * (good + bad)
+    }
+
     fn parse_rcpt(&self, argument: &str, smtputf8: bool) -> Result<Rcpt, Reply> {
         let (shown, rest) = command::path(argument, "TO")?;
         let address = command::forward_path(shown)?;
@@ -148,14 +163,16 @@ impl Server {
         transaction.refused = transaction.refused.saturating_add(1);
         let limit = self.settings.bad_recipients;
         if limit != 0 && transaction.refused > limit {
-            self.not_before = self.now + BAD_RCPT_PAUSE;
+            self.not_before = self.not_before.max(self.now + self.settings.bad_recipients_pause);
         }
         self.refuse(reply);
     }
 
     fn hello_command(&mut self, argument: &str, extended: bool) {
-        let name = match command::hello(argument, if extended { "EHLO" } else { "HELO" }) {
+        let verb = if extended { "EHLO" } else { "HELO" };
+        let name = match command::hello(argument, verb) {
             Ok(name) => name.to_owned(),
+            Err(_) if self.settings.bogus_hello => command::bogus_hello(argument),
             Err(reply) => return self.refuse(&reply),
         };
         self.abandon();
@@ -225,6 +242,12 @@ impl Server {
             return self.say(503, (5, 5, 1), format_args!("ETRN has no place in a transaction"));
         }
         match command::etrn(argument) {
+            // RFC 1985 5.3
+            Ok(_) if self.resting => {
+                let node = argument.trim_end();
+                let text = format_args!("Unable to queue messages for node {node}: load too high");
+                self.say(458, (4, 3, 2), text);
+            }
             Ok(selection) => {
                 self.outputs.push_back(Output::Etrn(selection));
                 let node = argument.trim_end();

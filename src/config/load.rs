@@ -1,0 +1,100 @@
+//! What a busy machine puts off (sendmail: QueueLA, QueueFactor, RefuseLA, DelayLA): pure, the load comes in.
+//!
+//! The defaults of QueueLA and RefuseLA depend on the machine, so they are set when a configuration is made
+//! ([`LoadLimits::of_this_machine`]); limits that are not set hold nothing back.
+
+use super::Config;
+
+/// What a busy machine does, by its load average of one minute.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LoadLimits {
+    /// QueueLA: from here mail is queued and not tried, by its priority; none never.
+    pub queue: Option<u32>,
+    /// RefuseLA: from here connections are refused; none or 0 never.
+    pub refuse: Option<u32>,
+    /// DelayLA: from here each command waits a second; 0 never.
+    pub delay: u32,
+}
+
+impl LoadLimits {
+    /// The same with sendmail's defaults for what is not set: eight and twelve for each processor.
+    pub fn of_this_machine(self) -> LoadLimits {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let processors = u32::try_from(processors).unwrap_or(u32::MAX);
+        LoadLimits {
+            queue: self.queue.or(Some(processors.saturating_mul(8))),
+            refuse: self.refuse.or(Some(processors.saturating_mul(12))),
+            ..self
+        }
+    }
+
+    /// Whether new connections are refused at this load.
+    pub fn refuses(self, load: u32) -> bool {
+        self.refuse.is_some_and(|limit| limit > 0 && load >= limit)
+    }
+
+    /// Whether connections and commands wait a second at this load.
+    pub fn delays(self, load: u32) -> bool {
+        self.delay > 0 && load >= self.delay
+    }
+}
+
+impl Config {
+    /// Whether a message of this priority is only queued at this load: below QueueLA never, from there on when its
+    /// priority is over QueueFactor / (load - QueueLA + 1).
+    pub fn waits_for_load(&self, priority: i64, load: u32) -> bool {
+        match self.load.queue {
+            Some(limit) if load >= limit => {
+                priority > self.priority.queue / (i64::from(load - limit) + 1)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether nothing at all is tried at this load: not even one that has one recipient and no size.
+    pub fn rests_for_load(&self, load: u32) -> bool {
+        self.waits_for_load(self.priority.recipient, load)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_load_formula() {
+        let mut config = Config::default();
+        assert!(!config.waits_for_load(i64::MAX, u32::MAX));
+        config.load.queue = Some(8);
+        // 600000 / (load - 8 + 1)
+        for (load, priority, waits) in [
+            (7, i64::MAX, false),
+            (8, 600_000, false),
+            (8, 600_001, true),
+            (9, 300_000, false),
+            (9, 300_001, true),
+            (27, 30_000, false),
+            (28, 30_000, true),
+            (1000, -1, false),
+        ] {
+            assert_eq!(config.waits_for_load(priority, load), waits, "{load} {priority}");
+        }
+        assert!(!config.rests_for_load(27) && config.rests_for_load(28));
+        // sendmail: 0 is not "never".
+        config.load.queue = Some(0);
+        assert!(config.waits_for_load(600_001, 0));
+    }
+
+    #[test]
+    fn refusing_and_delaying() {
+        let limits = LoadLimits { refuse: Some(12), delay: 5, ..LoadLimits::default() };
+        assert!(!limits.refuses(11) && limits.refuses(12));
+        assert!(!limits.delays(4) && limits.delays(5));
+        let off = LoadLimits { refuse: Some(0), ..LoadLimits::default() };
+        assert!(!off.refuses(u32::MAX) && !off.delays(u32::MAX));
+        assert!(!LoadLimits::default().refuses(u32::MAX));
+        let here = LoadLimits::default().of_this_machine();
+        assert!(here.queue >= Some(8) && here.refuse >= Some(12));
+        assert_eq!(limits.of_this_machine().refuse, Some(12));
+    }
+}
