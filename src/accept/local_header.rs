@@ -154,6 +154,27 @@ impl LocalHeader {
             .collect()
     }
 
+    /// The same with these fields on one line each (SingleLineFromHeader).
+    pub fn with_one_line(mut self, name: &str) -> LocalHeader {
+        for field in self.fields.iter_mut().filter(|field| field.is(name)) {
+            let text = field.bytes.strip_suffix(b"\r\n").unwrap_or(&field.bytes);
+            let mut bytes: Vec<u8> = Vec::with_capacity(field.bytes.len());
+            for line in text.split(|byte| *byte == b'\n') {
+                let line = line.strip_suffix(b"\r").unwrap_or(line);
+                match bytes.is_empty() {
+                    true => bytes.extend_from_slice(line.trim_ascii_end()),
+                    false => {
+                        bytes.push(b' ');
+                        bytes.extend_from_slice(line.trim_ascii());
+                    }
+                }
+            }
+            bytes.extend_from_slice(b"\r\n");
+            field.bytes = bytes;
+        }
+        self
+    }
+
     /// Whether the field is there.
     pub fn has(&self, name: &str) -> bool {
         self.fields.iter().any(|field| field.is(name))
@@ -189,14 +210,17 @@ fn push_line(bytes: &mut Vec<u8>, line: &[u8]) {
     bytes.extend_from_slice(b"\r\n");
 }
 
-/// `Full Name <address>` for From, the name quoted where RFC 5322 asks for it, without line ends and controls.
-pub fn from_value(full_name: &str, address: &Address) -> String {
+/// `Full Name <address>` for From, the name quoted where RFC 5322 or MustQuoteChars (`must_quote`) ask for it, without line ends and
+/// controls.
+pub fn from_value(full_name: &str, address: &Address, must_quote: &str) -> String {
     let name: String = full_name.chars().filter(|c| !c.is_control()).collect();
     let name = name.trim();
     if name.is_empty() {
         return address.to_string();
     }
-    let plain = |c: char| c.is_alphanumeric() || " !#$%&'*+-/=?^_`{|}~".contains(c);
+    let plain = |c: char| {
+        (c.is_alphanumeric() || " !#$%&'*+-/=?^_`{|}~".contains(c)) && !must_quote.contains(c)
+    };
     if name.chars().all(plain) {
         format!("{name} <{address}>")
     } else {
@@ -265,6 +289,16 @@ mod tests {
     }
 
     #[test]
+    fn a_field_on_one_line() {
+        let header =
+            LocalHeader::parse(b"From: Ann\r\n\tBee \r\n <a@x>\r\nTo: b@x,\r\n c@x\r\n\r\n");
+        assert_eq!(
+            header.with_one_line("from").finish("", &[], true),
+            b"From: Ann Bee <a@x>\r\nTo: b@x,\r\n c@x\r\n\r\n"
+        );
+    }
+
+    #[test]
     fn a_resent_message_goes_to_whom_it_is_resent() {
         let header = LocalHeader::parse(b"To: a@x\r\nResent-To: b@x\r\n\r\n");
         assert_eq!(header.recipients(), [Ok("b@x".parse().unwrap())]);
@@ -273,10 +307,10 @@ mod tests {
     #[test]
     fn names_are_quoted_and_cannot_add_a_header() {
         let address: Address = "a@x.example".parse().unwrap();
-        assert_eq!(from_value("Ann Bee", &address), "Ann Bee <a@x.example>");
-        assert_eq!(from_value("B., \"Ann\"", &address), "\"B., \\\"Ann\\\"\" <a@x.example>");
-        assert_eq!(from_value("x\r\nBcc: y", &address), "\"xBcc: y\" <a@x.example>");
-        assert_eq!(from_value("", &address), "a@x.example");
+        assert_eq!(from_value("Ann Bee", &address, ".\'"), "Ann Bee <a@x.example>");
+        assert_eq!(from_value("B., \"Ann\"", &address, ".\'"), "\"B., \\\"Ann\\\"\" <a@x.example>");
+        assert_eq!(from_value("x\r\nBcc: y", &address, ".\'"), "\"xBcc: y\" <a@x.example>");
+        assert_eq!(from_value("", &address, ".\'"), "a@x.example");
     }
 
     proptest! {

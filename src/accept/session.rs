@@ -60,7 +60,7 @@ pub(super) fn settings(config: &Config) -> Settings {
         session_time: limits.session_time,
         command_time: config.timeouts.command,
         block_time: config.timeouts.datablock,
-        dsn: !privacy.noreceipts,
+        dsn: !privacy.noreceipts && config.send_mime_errors,
         etrn: !privacy.noetrn,
         mail_needs_hello: privacy.needmailhelo,
         vrfy_needs_hello: privacy.needvrfyhelo,

@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 
 use super::local_header::{HeaderEnd, LocalHeader, Normaliser, from_value, header_end};
 use super::{eight_bit, priority};
-use crate::config::Config;
+use crate::config::{Config, NoRecipientAction};
 use crate::mail::address::{Address, ReversePath};
 use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, RecipientState};
 use crate::mail::header::HeaderScan;
@@ -29,7 +29,7 @@ pub struct LocalUser {
     pub name: String,
     /// From the password file.
     pub full_name: String,
-    /// root, the daemon's user, TrustedUser: may name any sender without a mark.
+    /// root, the daemon's user, TrustedUser, or of class t: may name any sender without a mark.
     pub trusted: bool,
 }
 
@@ -120,7 +120,7 @@ impl Submitting {
         match &mut self.place {
             Place::Header(header) => {
                 header.extend_from_slice(&normal);
-                match header_end(header, false) {
+                match end_of_header(&self.config, header, false) {
                     HeaderEnd::At(end) => self.open(end).await,
                     HeaderEnd::Unknown
                         if header.len() as u64 > self.config.limits.headers_length =>
@@ -141,7 +141,7 @@ impl Submitting {
     /// 64, 65, 67 when no recipient is good, 69 after too many hops, 75 when the store cannot take it now.
     pub async fn finish(mut self) -> Result<Submitted, SubmissionRefused> {
         if let Place::Header(header) = &self.place {
-            let HeaderEnd::At(end) = header_end(header, true) else {
+            let HeaderEnd::At(end) = end_of_header(&self.config, header, true) else {
                 return Err(refuse(65, "unreadable header"));
             };
             self.open(end).await?;
@@ -203,7 +203,12 @@ impl Submitting {
         let (recipients, refused) = self.recipients(&header);
         let reverse_path = self.reverse_path()?;
         let front = self.front(&recipients, &reverse_path);
-        let added = self.added(&reverse_path);
+        let mut added = self.added(&reverse_path);
+        added.extend(self.for_recipients(&header, &recipients));
+        let header = match self.config.single_line_from_header {
+            true => header.with_one_line("From"),
+            false => header,
+        };
         let written = header.finish(&front, &added, self.submission.gateway);
         let mut scan = HeaderScan::new();
         scan.scan(&written);
@@ -241,10 +246,46 @@ impl Submitting {
         self.intake.write(bytes).await.map_err(try_later)
     }
 
+    /// NoRecipientAction: what a header gets that names no recipient.
+    fn for_recipients(
+        &self,
+        header: &LocalHeader,
+        recipients: &[(Destination, Recipient)],
+    ) -> Option<(&'static str, String)> {
+        if ["To", "Cc", "Bcc", "Apparently-To"].iter().any(|name| header.has(name)) {
+            return None;
+        }
+        let all = || {
+            let addresses = recipients.iter().map(|(_, recipient)| recipient.address.as_str());
+            addresses.collect::<Vec<_>>().join(",\r\n\t")
+        };
+        match self.config.no_recipient_action {
+            NoRecipientAction::None => None,
+            NoRecipientAction::AddTo => Some(("To", all())),
+            NoRecipientAction::AddApparentlyTo => Some(("Apparently-To", all())),
+            NoRecipientAction::AddBcc => Some(("Bcc", String::new())),
+            NoRecipientAction::AddToUndisclosed => {
+                Some(("To", "undisclosed-recipients:;".to_owned()))
+            }
+        }
+    }
+
+    /// NOTIFY of the recipients: that of the command line; without one, a receipt is asked for by Return-Receipt-To when
+    /// RrtImpliesDsn says so.
+    fn notify(&self, header: &LocalHeader) -> Notify {
+        let implied = self.config.rrt_implies_dsn && header.has("Return-Receipt-To");
+        match self.submission.notify {
+            Some(notify) => notify,
+            None if implied => Notify::On { success: true, failure: true, delay: true },
+            None => Notify::Unspecified,
+        }
+    }
+
     /// Good recipients with where they go, and the refusals of the others with their exit statuses.
     fn recipients(&self, header: &LocalHeader) -> (Vec<(Destination, Recipient)>, Vec<Refusal>) {
         let mut refused = Vec::new();
         let mut good: Vec<(Destination, Recipient)> = Vec::new();
+        let notify = self.notify(header);
         let typed = self
             .submission
             .recipients
@@ -269,12 +310,7 @@ impl Submitting {
                 Ok(_) if good.iter().any(|(_, known)| known.address == address) => {}
                 Ok(destination) => good.push((
                     destination,
-                    Recipient {
-                        address,
-                        orcpt: None,
-                        notify: self.submission.notify.unwrap_or(Notify::Unspecified),
-                        state: RecipientState::Open(None),
-                    },
+                    Recipient { address, orcpt: None, notify, state: RecipientState::Open(None) },
                 )),
                 Err(_) => refused.push((format!("{shown}... User unknown"), 67)),
             }
@@ -304,7 +340,7 @@ impl Submitting {
 
     /// Received (RFC 5321 4.4) and the mark of a sender that is not the user.
     fn front(&self, recipients: &[(Destination, Recipient)], reverse_path: &ReversePath) -> String {
-        let Config { host_name, privacy, .. } = &*self.config;
+        let host_name = &self.config.host_name;
         let id = self.intake.queue_id();
         let user = &self.user.name;
         let whom = match recipients {
@@ -316,18 +352,36 @@ impl Submitting {
         let mut front = format!(
             "Received: (from {user}@localhost)\r\n\tby {host_name} (kvmta/{version}) id {id}{whom};\r\n\t{date}\r\n"
         );
-        let own = reverse_path.mailbox().is_none_or(|address| address.local_part() == user);
-        if self.submission.sender.is_some() && !self.user.trusted && !own && privacy.authwarnings {
-            let warning = format!(
-                "X-Authentication-Warning: {host_name}: {user} set sender to {reverse_path} using -f\r\n"
-            );
-            front.push_str(&warning);
+        for warning in self.warnings(reverse_path) {
+            front.push_str(&format!("X-Authentication-Warning: {host_name}: {warning}\r\n"));
         }
         front
     }
 
+    /// What an untrusted user's message is marked with (PrivacyOptions authwarnings): the command may say what it likes.
+    fn warnings(&self, reverse_path: &ReversePath) -> Vec<String> {
+        let user = &self.user.name;
+        let Submission { sender, config_file, queue_directory, .. } = &self.submission;
+        if self.user.trusted || !self.config.privacy.authwarnings {
+            return Vec::new();
+        }
+        let is_own = reverse_path.mailbox().is_some_and(|address| {
+            let domain = address.domain().unwrap_or_default().to_lowercase();
+            address.local_part() == user && self.config.local_names.contains(&domain)
+        });
+        let clean = |text: &str| text.replace(|c: char| c.is_control(), "?");
+        let shown = reverse_path.mailbox().map_or_else(|| "<>".to_owned(), ToString::to_string);
+        let named = sender.as_ref().filter(|_| !is_own);
+        let of_sender = named.map(|_| format!("{user} set sender to {shown} using -f"));
+        let of_file = config_file.as_ref();
+        let of_file = of_file.map(|file| format!("Processed by {user} with -C {}", clean(file)));
+        let of_queue = queue_directory.as_ref();
+        let of_queue = of_queue.map(|queue| format!("Processed from queue {}", clean(queue)));
+        [of_file, of_queue, of_sender].into_iter().flatten().collect()
+    }
+
     /// What every message has, for one that came without.
-    fn added(&self, reverse_path: &ReversePath) -> [(&'static str, String); 3] {
+    fn added(&self, reverse_path: &ReversePath) -> Vec<(&'static str, String)> {
         let host = &self.config.host_name;
         let id = self.intake.queue_id();
         let minute = self.arrival.strftime("%Y%m%d%H%M", &TimeZone::UTC);
@@ -338,15 +392,24 @@ impl Submitting {
             (None, Some(_)) => "",
         };
         let from = match reverse_path.mailbox() {
-            Some(address) => from_value(full_name, address),
+            Some(address) => from_value(full_name, address, &self.config.must_quote_chars),
             None => format!("MAILER-DAEMON@{host}"),
         };
-        [
+        vec![
             ("Date", self.arrival.rfc5322(&self.zone)),
             ("From", from),
             ("Message-Id", format!("<{minute}.{id}@{host}>")),
         ]
     }
+}
+
+/// With SaveFromLine a mailbox's `From ` line is no part of the header but the first line of the body, as sendmail has it: it is kept,
+/// and so is all that follows, as text.
+fn end_of_header(config: &Config, header: &[u8], complete: bool) -> HeaderEnd {
+    if config.save_from_line && header.starts_with(b"From ") {
+        return HeaderEnd::At(0);
+    }
+    header_end(header, complete)
 }
 
 fn refusals(refused: &[Refusal]) -> Option<SubmissionRefused> {

@@ -519,6 +519,8 @@ impl Reading {
         let recipients: Vec<_> = self.all("recipients").map(str::to_owned).collect();
         let from_header = self.given("read-recipients");
         let submission = Submission {
+            config_file: None,
+            queue_directory: None,
             sender: self.once("from", "More than one \"from\" person")?,
             full_name: self.last("full-name").map(one_line),
             from_header,

@@ -73,7 +73,11 @@ pub fn store_options(config: &Config, clock: Arc<dyn Clock>) -> StoreOptions {
 
 /// Whom this configuration asks for names.
 pub fn dns_options(config: &Config) -> DnsOptions {
-    DnsOptions { name_servers: config.name_servers.clone(), ..DnsOptions::default() }
+    DnsOptions {
+        name_servers: config.name_servers.clone(),
+        timeout: config.resolver_retrans,
+        attempts: config.resolver_retry,
+    }
 }
 
 /// Why the house did not stand.

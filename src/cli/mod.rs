@@ -210,6 +210,9 @@ fn sending(
 ) -> send::Sending {
     let mode = config.delivery_mode;
     submission.queue_only = !mode.is_immediate();
+    submission.config_file = invocation.config_file.as_ref().map(|path| path.display().to_string());
+    submission.queue_directory = typed(&invocation.options, "QueueDirectory")
+        .then(|| config.queue_directory.display().to_string());
     let mut settings = Vec::new();
     if let Some(file) = &invocation.config_file {
         settings.push("-C".into());

@@ -97,6 +97,10 @@ fn print_list(
 struct Rows {
     listing: Option<Listing<Stdout>>,
     heading: (PathBuf, bool),
+    /// MaxQueueRunSize: rows printed at most.
+    limit: Option<u64>,
+    /// Rows so far, printed or not.
+    rows: u64,
     selected: Option<Vec<Entry>>,
     /// The jobs of a long list follow their entry, which waits for them.
     long: Option<Entry>,
@@ -105,7 +109,8 @@ struct Rows {
 impl Rows {
     fn new(config: &Config, selected: bool, total: u64) -> Result<Rows, Unanswered> {
         let heading = (config.queue_directory.clone(), config.verbose);
-        let mut rows = Rows { listing: None, heading, selected: None, long: None };
+        let limit = config.queue_run_size_max;
+        let mut rows = Rows { listing: None, heading, limit, rows: 0, selected: None, long: None };
         match selected {
             true => rows.selected = Some(Vec::new()),
             false => rows.begin(total).map_err(broken_pipe)?,
@@ -115,7 +120,7 @@ impl Rows {
 
     fn begin(&mut self, requests: u64) -> io::Result<()> {
         let (directory, verbose) = &self.heading;
-        let heading = Heading { directory, requests, printed: None };
+        let heading = Heading { directory, requests, printed: self.limit };
         let zone = TimeZone::system();
         self.listing = Some(Listing::begin(io::stdout(), *verbose, zone, &heading)?);
         Ok(())
@@ -145,6 +150,10 @@ impl Rows {
     }
 
     fn put(&mut self, entry: Entry) -> io::Result<()> {
+        self.rows += 1;
+        if self.limit.is_some_and(|limit| self.rows > limit) {
+            return Ok(());
+        }
         match (&mut self.selected, &mut self.listing) {
             (Some(selected), _) => selected.push(entry),
             (None, Some(listing)) => listing.entry(&entry)?,
@@ -158,7 +167,8 @@ impl Rows {
             self.put(long)?;
         }
         if let Some(selected) = self.selected.take() {
-            self.begin(selected.len() as u64)?;
+            self.begin(self.rows)?;
+            self.rows = 0;
             for entry in selected {
                 self.put(entry)?;
             }

@@ -4,7 +4,7 @@
 //! standard error, and the exit status is 75: nothing lost, nothing half done.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal as _, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -54,19 +54,92 @@ pub fn send(config: &Arc<Config>, sending: Sending, now: Timestamp, log: Log<'_>
         },
         Ok(Sent::Refused(refused)) => {
             let exit = Exit::from_code(i32::from(refused.exit));
-            if sending.error_mode == ErrorMode::Quiet {
-                return exit;
-            }
-            eprintln!("{}", refused.text);
-            // Exit 0 says that nothing is lost: where errors are to be mailed back it needs a saved copy.
-            let kept = exit == Exit::Ok || keep(&mut input, now);
-            if kept && sending.error_mode == ErrorMode::Berknet { Exit::Ok } else { exit }
+            tell_failure(config, &sending, &refused.text, exit, &mut input, now, log)
         }
         Err(Unanswered { text, exit }) => {
             eprintln!("kvmta: {text}");
             keep(&mut input, now);
             exit
         }
+    }
+}
+
+/// ErrorMode: how the caller hears of what was not taken. Where it is to be mailed back and cannot be, it is printed and saved as
+/// with `p`, so that exit 0 never means that something is lost.
+fn tell_failure(
+    config: &Arc<Config>,
+    sending: &Sending,
+    text: &str,
+    exit: Exit,
+    input: &mut Input,
+    now: Timestamp,
+    log: Log<'_>,
+) -> Exit {
+    let mailed = match sending.error_mode {
+        ErrorMode::Quiet => return exit,
+        ErrorMode::Print => false,
+        ErrorMode::Write if io::stderr().is_terminal() => false,
+        ErrorMode::Write | ErrorMode::Mail | ErrorMode::Berknet => {
+            exit != Exit::Ok && mail_back(config, sending, text, input, log)
+        }
+    };
+    let safe = mailed || {
+        eprintln!("{text}");
+        exit == Exit::Ok || keep(input, now)
+    };
+    if safe && sending.error_mode == ErrorMode::Berknet { Exit::Ok } else { exit }
+}
+
+/// Sends the message back to whom it was from, with the reason. True when that is durable.
+fn mail_back(
+    config: &Arc<Config>,
+    sending: &Sending,
+    text: &str,
+    input: &mut Input,
+    log: Log<'_>,
+) -> bool {
+    let to = match &sending.submission.sender {
+        Some(sender) if sender.trim_matches(['<', '>', ' ']).is_empty() => return false,
+        Some(sender) => sender.clone(),
+        None => user_name(),
+    };
+    let submission = Submission {
+        recipients: vec![to.clone()],
+        sender: Some(String::new()),
+        ..Submission::default()
+    };
+    let returned = Returned { to: &to, host: &config.host_name, reason: text };
+    let sent = returned.with(input).and_then(|mut input| {
+        let sending = Sending { submission, wait: false, verbose: false, ..sending.clone() };
+        deliver(config, &sending, &mut input, log).map_err(io::Error::other)
+    });
+    matches!(sent, Ok(Sent::Taken(_)))
+}
+
+/// A message on its way back.
+struct Returned<'a> {
+    to: &'a str,
+    host: &'a str,
+    reason: &'a str,
+}
+
+impl Returned<'_> {
+    /// What goes back: the reason, and the message as it was given.
+    fn with(&self, original: &mut Input) -> io::Result<Input> {
+        let one_line = |text: &str| text.replace(|c: char| c.is_control(), " ");
+        let front = format!(
+            "From: Mail Delivery Subsystem <MAILER-DAEMON@{}>\n\
+             To: {}\n\
+             Subject: Returned mail: see transcript for details\n\
+             Auto-Submitted: auto-generated (failure)\n\n\
+             \x20  ----- Transcript of session follows -----\n{}\n\n\
+             \x20  ----- Original message follows -----\n",
+            self.host,
+            one_line(self.to),
+            self.reason,
+        );
+        original.rewind()?;
+        Input::read_from(&mut io::Read::chain(front.as_bytes(), original), false)
     }
 }
 
@@ -136,14 +209,18 @@ fn talk(
     }
 }
 
+/// The caller's login name.
+fn user_name() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
+    user.map_or_else(|| "unknown".to_owned(), |user| user.name)
+}
+
 /// dead.letter, and a word about it. True when the message is there.
 fn keep(input: &mut Input, now: Timestamp) -> bool {
     if input.is_empty() {
         return true;
     }
-    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
-    let user = user.map_or_else(|| "unknown".to_owned(), |user| user.name);
-    match save_dead_letter(input, &user, &now.ctime(&TimeZone::system())) {
+    match save_dead_letter(input, &user_name(), &now.ctime(&TimeZone::system())) {
         Ok(path) => {
             let path = path.display();
             eprintln!("{path}... Saved message in {path}");
@@ -220,4 +297,24 @@ fn peer_of_stdin() -> Option<std::net::IpAddr> {
     let address = rustix::net::getpeername(rustix::stdio::stdin()).ok()??;
     let address: std::net::SocketAddr = address.try_into().ok()?;
     Some(address.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_back_has_the_reason_and_the_message() {
+        let mut original = Input::read_from(&mut &b"Subject: x\n\nhi\n"[..], false).unwrap();
+        let returned = Returned {
+            to: "joe\nBcc: x",
+            host: "lab.example.com",
+            reason: "nosuch... User unknown",
+        };
+        let mut text = String::new();
+        returned.with(&mut original).unwrap().read_to_string(&mut text).unwrap();
+        assert!(text.contains("\nTo: joe Bcc: x\nSubject: Returned mail"), "{text}");
+        assert!(text.contains("follows -----\nnosuch... User unknown\n"), "{text}");
+        assert!(text.ends_with("Original message follows -----\nSubject: x\n\nhi\n"), "{text}");
+    }
 }

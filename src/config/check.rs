@@ -21,6 +21,9 @@ use crate::mail::address::check_domain;
 /// Port of a queue that is not the system's.
 const PRIVATE_PORT: u16 = 2525;
 
+/// Octets of a file that ErrorHeader names: it goes into every failure report.
+const ERROR_HEADER_MAX: usize = 4096;
+
 /// Everything a configuration is made from.
 pub struct Sources<'a> {
     /// Queue and file.
@@ -450,6 +453,11 @@ impl Reader<'_> {
             }
         }
         self.error_header(&whole);
+        if self.draft.config.host_status && self.draft.config.connection_cache_size == 0 {
+            self.draft.config.host_status = false;
+            let text = "HostStatusDirectory disabled with ConnectionCacheSize = 0";
+            self.say(Severity::Warning, &whole, text.into());
+        }
         let draft = &mut self.draft;
         let config = &mut draft.config;
         config.relay_networks.append(&mut draft.class_networks);
@@ -469,7 +477,7 @@ impl Reader<'_> {
         (self.draft.config, self.diagnostics)
     }
 
-    /// ErrorHeader=/path is the text in that file.
+    /// ErrorHeader=/path is the text in that file, macros replaced, up to [`ERROR_HEADER_MAX`].
     fn error_header(&mut self, whole: &Origin) {
         let Some(path) =
             self.draft.config.error_header.clone().filter(|text| text.starts_with('/'))
@@ -477,7 +485,16 @@ impl Reader<'_> {
             return;
         };
         self.draft.config.error_header = match (self.sources.read)(Path::new(&path)) {
-            Ok(text) => Some(text),
+            Ok(text) => {
+                let mut text = self.expand(&text);
+                if text.len() > ERROR_HEADER_MAX {
+                    let end = (0..=ERROR_HEADER_MAX).rev().find(|end| text.is_char_boundary(*end));
+                    text.truncate(end.unwrap_or(0));
+                    let said = format!("ErrorHeader: {path} is cut to {ERROR_HEADER_MAX} octets");
+                    self.say(Severity::Warning, whole, said);
+                }
+                Some(text)
+            }
             Err(error) => {
                 let text = format!(
                     "ErrorHeader: cannot open {path}: {}; reports go without",

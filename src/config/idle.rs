@@ -33,7 +33,6 @@ const NO_CERT_CHECK: &str =
     "certificates of other hosts are taken as they come (opportunistic TLS) and said so in the log";
 const NO_CLIENT_CERT: &str = "our client shows no certificate";
 const NO_MEMORY: &str = "memory is bounded by design, so it is not measured";
-const RESOLVER: &str = "the resolver asks each server again after 5 seconds, three times";
 
 /// Known, not acting yet.
 #[rustfmt::skip]
@@ -53,7 +52,6 @@ pub static LATER: &[OptionSpec] = &[
     later("CRLFile", NO_CERT_CHECK),
     later("CRLPath", NO_CERT_CHECK),
     later("DANE", "TLSA records are not asked for; TLS is opportunistic"),
-    later("DeadLetterDrop", "a report that cannot be delivered is dropped with a log line"),
     later("DefaultAuthInfo", NO_AUTH),
     later("DefaultCharSet", "unlabelled 8-bit text stays unlabelled"),
     later_letter("DefaultUser", 'u', "local delivery by program does not exist yet"),
@@ -73,22 +71,11 @@ pub static LATER: &[OptionSpec] = &[
     later("Milter.macros.data", NO_MILTER),
     later("Milter.macros.eoh", NO_MILTER),
     later("Milter.macros.eom", NO_MILTER),
-    later("MustQuoteChars", "headers of others are not rewritten"),
     later("OperatorChars", "there are no rulesets yet to use them"),
-    later_letter("ResolverOptions", 'I', RESOLVER),
-    later("RrtImpliesDsn", "Return-Receipt-To: is not obeyed; NOTIFY=SUCCESS is"),
     later("SafeFileEnvironment", "mail is not delivered to files yet"),
-    later_letter("SendMimeErrors", 'j', "reports are always MIME (RFC 3464)"),
-    later("SingleLineFromHeader", "headers of others are not rewritten"),
     later("StrictTransportSecurity", "MTA-STS is not asked for; TLS is opportunistic"),
     later_letter("TimeZoneSpec", 't', "the zone is the system's, or TZ"),
     later("Timeout.auth", NO_AUTH),
-    later("Timeout.resolver.retrans", RESOLVER),
-    later("Timeout.resolver.retrans.first", RESOLVER),
-    later("Timeout.resolver.retrans.normal", RESOLVER),
-    later("Timeout.resolver.retry", RESOLVER),
-    later("Timeout.resolver.retry.first", RESOLVER),
-    later("Timeout.resolver.retry.normal", RESOLVER),
     later("TLSFallbacktoClear", "after a failed handshake the message waits for its next attempt"),
     later("UnixFromLine", "mail is not delivered to mailbox files by this program"),
 ];
@@ -96,7 +83,7 @@ pub static LATER: &[OptionSpec] = &[
 /// Without a meaning here.
 #[rustfmt::skip]
 pub static IDLE: &[OptionSpec] = &[
-    idle("AddBcc", "Bcc: is never added"),
+    idle("AddBcc", "NoRecipientAction=add-bcc does it"),
     idle("AddrTypeModes", "there are no address type macros"),
     idle_letter("AliasWait", 'a', "a rebuild of aliases is one transaction, so nobody waits for it"),
     idle("AuthMaxBits", "there is no SASL security layer"),
@@ -126,7 +113,7 @@ pub static IDLE: &[OptionSpec] = &[
     idle_letter("HoldExpensive", 'c', "no mailer is expensive"),
     idle("HostsFile", "hosts are looked up as the system does"),
     idle("InetQoS", "traffic classes are set by the system's firewall"),
-    idle("KeepBcc", "Bcc: is always taken out with -t"),
+    idle("KeepBcc", "Bcc: is always taken out of submitted mail, but for -G"),
     idle("MailboxDatabase", "users are those of the password file"),
     idle_letter("MatchGECOS", 'G', "full names are no addresses"),
     idle("MaxMimeHeaderLength", "headers are passed on whole; MaxHeadersLength bounds them"),
@@ -137,12 +124,13 @@ pub static IDLE: &[OptionSpec] = &[
     idle("NameSearchList", "domains of the envelope are complete; use NameServers for other servers"),
     idle("NameServer", "use NameServers=[address]:port"),
     idle("NiceQueueRun", NO_FORK),
-    idle_letter("OldStyleHeaders", 'o', "blanks do not separate addresses"),
+    idle_letter("OldStyleHeaders", 'o', "blanks always separate addresses where no comma does (true, as in stock configurations)"),
     idle("ProcessTitlePrefix", "the process title stays the command line"),
     idle("QueueFileMode", "the files of the store are 0600: every command asks the daemon"),
     idle("QueueLowMem", NO_MEMORY),
     idle("RandFile", "randomness comes from the kernel"),
     idle("RefuseLowMem", NO_MEMORY),
+    idle_letter("ResolverOptions", 'I', "a name without AAAA that can be asked is reached by its A record, and names are not canonified"),
     idle("RejectNUL", "NUL is refused in every message (RFC 5321 2.3.8)"),
     idle("RemoteMode", "the queue is never on another host's file system"),
     idle("RequiresDirfsync", "every commit is durable, directory entries included"),
@@ -161,6 +149,8 @@ pub static IDLE: &[OptionSpec] = &[
     idle("Timeout.fileopen", "no file of a user is opened"),
     idle("Timeout.ident", "IDENT (RFC 1413) is never asked"),
     idle("TLSSrvOptions", "clients are not asked for a certificate"),
+    idle("Timeout.resolver.retrans.first", "Timeout.resolver.retrans holds for every attempt"),
+    idle("Timeout.resolver.retry.first", "Timeout.resolver.retry holds for every attempt"),
     idle("UnsafeGroupWrites", "no file of a user is read"),
     idle("UseCompressedIPv6Addresses", "there are no maps with addresses as keys"),
     idle_letter("UseErrorsTo", 'l', "reports go to the reverse-path and nowhere else (RFC 5321)"),

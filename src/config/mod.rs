@@ -143,6 +143,20 @@ pub struct Config {
     pub ignore_dots: bool,
     /// SaveFromLine (-s): a leading `From ` line is kept.
     pub save_from_line: bool,
+    /// SingleLineFromHeader, of submitted messages.
+    pub single_line_from_header: bool,
+    /// MustQuoteChars: characters that make a name in From: be quoted, beside those of RFC 5322.
+    pub must_quote_chars: String,
+    /// RrtImpliesDsn, of submitted messages.
+    pub rrt_implies_dsn: bool,
+    /// SendMimeErrors: reports are MIME (RFC 3464), and DSN is offered.
+    pub send_mime_errors: bool,
+    /// DeadLetterDrop: the file to which what nobody can be told of is added.
+    pub dead_letter_drop: Option<PathBuf>,
+    /// Timeout.resolver.retrans.
+    pub resolver_retrans: Duration,
+    /// Timeout.resolver.retry.
+    pub resolver_retry: usize,
     /// NoRecipientAction.
     pub no_recipient_action: NoRecipientAction,
     /// Verbose (-v): the dialogue on standard output. Makes DeliveryMode interactive.
@@ -503,6 +517,13 @@ impl Default for Config {
             trusted_users: ["root", "daemon"].map(str::to_owned).into(),
             ignore_dots: false,
             save_from_line: false,
+            single_line_from_header: false,
+            must_quote_chars: ".'".into(),
+            rrt_implies_dsn: false,
+            send_mime_errors: true,
+            dead_letter_drop: None,
+            resolver_retrans: 5 * SECOND,
+            resolver_retry: 2,
             no_recipient_action: NoRecipientAction::None,
             verbose: false,
             run_as_user: None,

@@ -146,6 +146,10 @@ static REPORTS: &[OptionSpec] = &[
         "Octets up to which a report carries the whole message; of a larger one it carries the header. At most 1M."),
     opt("ErrorHeader", Some('E'), "", Text("text", |d, v| { d.config.error_header = text(v); Ok(()) }),
         "Text at the top of every failure report, or the file (/path) it is in."),
+    user("SendMimeErrors", Some('j'), "true", Flag(|d| &mut d.config.send_mime_errors),
+        "Reports are MIME (RFC 3464); else plain text, and DSN is not offered."),
+    opt("DeadLetterDrop", None, "", Text("path", |d, v| { d.config.dead_letter_drop = path(v)?; Ok(()) }),
+        "The file to which a report is added that not even DoubleBounceAddress could get, in mailbox form; empty drops it with a line in the log."),
     opt("SoftBounce", None, "false", Flag(|d| &mut d.config.soft_bounce),
         "Permanent refusals are treated as temporary, both ways: for trying out a configuration without losing mail."),
 ];
@@ -248,6 +252,14 @@ static TIMEOUTS: &[OptionSpec] = &[
     opt("Timeout.lhlo", None, "2m", Wait(|d| &mut d.config.timeouts.lhlo), "Client: the reply to LHLO."),
     opt("Timeout.starttls", None, "1h", Wait(|d| &mut d.config.timeouts.starttls), "Both: the TLS handshake."),
     opt("Timeout.command", None, "5m", Wait(|d| &mut d.config.timeouts.command), "Server: the next command."),
+    opt("Timeout.resolver.retrans", None, "5", Text("time in seconds", resolver_retrans),
+        "DNS: the answer of one server."),
+    opt("Timeout.resolver.retrans.normal", None, "5", Text("time in seconds", resolver_retrans),
+        "The same."),
+    opt("Timeout.resolver.retry", None, "2", Number(0, 100, |d, n| d.config.resolver_retry = n as usize),
+        "DNS: how often a server is asked again."),
+    opt("Timeout.resolver.retry.normal", None, "2", Number(0, 100, |d, n| d.config.resolver_retry = n as usize),
+        "The same."),
     opt("Timeout.hoststatus", None, "30m", Time(Unit::Minutes, |d| &mut d.config.timeouts.hoststatus), "How long a host's trouble is remembered."),
 ];
 
@@ -275,6 +287,12 @@ static COMMAND: &[OptionSpec] = &[
         "A line with a dot alone does not end the message on standard input (-i)."),
     user("SaveFromLine", Some('f'), "false", Flag(|d| &mut d.config.save_from_line),
         "A `From ` line before the header is kept (-s)."),
+    user("SingleLineFromHeader", None, "false", Flag(|d| &mut d.config.single_line_from_header),
+        "The From: field of a submitted message is brought onto one line."),
+    opt("MustQuoteChars", None, ".'", Text("characters", |d, v| { d.config.must_quote_chars = v.to_owned(); Ok(()) }),
+        "Characters that make the user's full name in From: be quoted, beside those of RFC 5322."),
+    opt("RrtImpliesDsn", None, "false", Flag(|d| &mut d.config.rrt_implies_dsn),
+        "Return-Receipt-To: in a submitted message asks for a report of success for all its recipients."),
     user("NoRecipientAction", None, "none", Text("word", no_recipient_action),
         "What a message without a recipient in its header gets: none, add-to, add-apparently-to, add-bcc, add-to-undisclosed."),
     user("Verbose", Some('v'), "false", Flag(|d| &mut d.config.verbose),
@@ -408,6 +426,15 @@ fn no_recipient_action(draft: &mut Draft, value: &str) -> Result<(), ValueError>
             return Err(word(value, "none add-to add-apparently-to add-bcc add-to-undisclosed"));
         }
     };
+    Ok(())
+}
+
+fn resolver_retrans(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    let wait = value::time(value, Unit::Seconds)?;
+    if wait.is_zero() {
+        return Err(ValueError::Other("0 would not wait for any answer".into()));
+    }
+    draft.config.resolver_retrans = wait;
     Ok(())
 }
 

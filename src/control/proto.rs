@@ -19,7 +19,7 @@ use crate::queue::run::Run;
 use crate::store::Counts;
 
 /// Changes when a request or an answer does.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Longest frame. A page of listed entries and a chunk of a message stay far below it.
 pub const FRAME_MAX: usize = 4 << 20;
 /// Entries or jobs in one answer at most.

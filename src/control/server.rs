@@ -196,6 +196,22 @@ impl Visit {
         self.uid == 0 || self.desk.trusted.contains(&self.uid)
     }
 
+    /// The dialogue is for whoever may expand addresses (PrivacyOptions restrictexpand): from others -v shows nothing.
+    fn may_watch(&self) -> bool {
+        !self.desk.house.config.privacy.restrictexpand || self.is_trusted()
+    }
+
+    /// PrivacyOptions restrictmailq: root and the group of the QueueDirectory.
+    fn may_list(&self) -> bool {
+        let config = &self.desk.house.config;
+        let group = || {
+            use std::os::unix::fs::MetadataExt;
+            let directory = std::fs::metadata(&config.queue_directory).ok()?;
+            Some(groups_of(self.uid)?.contains(&directory.gid()))
+        };
+        !config.privacy.restrictmailq || self.is_trusted() || group().unwrap_or(false)
+    }
+
     async fn say(&mut self, answer: &Answer) -> Result<(), Ending> {
         Ok(proto::send(&mut self.stream, answer).await?)
     }
@@ -214,6 +230,7 @@ impl Visit {
         wait: bool,
         verbose: bool,
     ) -> Result<(), Ending> {
+        let verbose = verbose && self.may_watch();
         let queue_only = submission.queue_only;
         let submitted = match self.take(submission).await? {
             Ok(submitted) => submitted,
@@ -280,8 +297,10 @@ impl Visit {
         let entry =
             nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(self.uid)).ok().flatten();
         let trusted = self.is_trusted();
+        let class_t = &self.desk.house.config.trusted_users;
         match entry {
             Some(user) => {
+                let trusted = trusted || class_t.contains(&user.name);
                 let gecos = user.gecos.to_string_lossy();
                 let full_name = gecos.split(',').next().unwrap_or_default();
                 LocalUser {
@@ -343,6 +362,7 @@ impl Visit {
                         nothing was run";
             return self.fail(text, 64).await;
         }
+        let run = Run { verbose: run.verbose && self.may_watch(), ..run };
         let wait = run.wait;
         let (progress, news) = mpsc::channel(PROGRESS_MAX);
         let request = RunRequest::Queue { run, progress: wait.then_some(progress) };
@@ -408,8 +428,9 @@ impl Visit {
 
     /// Entries page by page; the jobs of a long list follow their entry.
     async fn list(&mut self, selection: Selection) -> Result<(), Ending> {
-        if self.desk.house.config.privacy.restrictmailq && !self.is_trusted() {
-            return self.fail("510 You are not permitted to see the queue", 77).await;
+        if !self.may_list() {
+            // sendmail says so and exits 0.
+            return self.fail("510 You are not permitted to see the queue", 0).await;
         }
         let selection = Arc::new(selection);
         let mut after = None;
@@ -456,6 +477,14 @@ impl Visit {
 /// Its jobs are not in the entry but are read page by page.
 fn is_long(entry: &Entry) -> bool {
     entry.jobs.is_empty() && entry.recipients_total > 0
+}
+
+/// The groups of a user of the password file.
+fn groups_of(uid: u32) -> Option<Vec<u32>> {
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok()??;
+    let name = std::ffi::CString::new(user.name).ok()?;
+    let groups = nix::unistd::getgrouplist(&name, user.gid).ok()?;
+    Some(groups.into_iter().map(nix::unistd::Gid::as_raw).collect())
 }
 
 async fn blocking<T: Send + 'static>(

@@ -31,6 +31,10 @@ pub struct Submission {
     pub gateway: bool,
     /// `-odq`, `-odd`: only queue it.
     pub queue_only: bool,
+    /// `-C`: the file the command was run with, if it was named.
+    pub config_file: Option<String>,
+    /// `-oQ`: the queue the command was run with, if it was named.
+    pub queue_directory: Option<String>,
 }
 
 /// A refusal of a submission: what the command prints, and its exit status (sysexits).

@@ -202,6 +202,12 @@ impl Maillog {
         self.write(8, Severity::Info, None, format_args!("{text}"));
     }
 
+    /// `saved to DeadLetterDrop /path`: a report that nobody could get. Level 6.
+    pub fn saved_dead_letter(&self, id: QueueId, path: &str) {
+        let text = format_args!("undeliverable report saved in {}", Short(path, REPLY_MAX));
+        self.write(6, Severity::Notice, Some(id), text);
+    }
+
     /// A message is held with a reason. Level 5.
     pub fn quarantined(&self, id: QueueId, reason: &str) {
         self.write(

@@ -12,6 +12,7 @@ use jiff::tz::TimeZone;
 
 use super::House;
 use super::audience::Audience;
+use super::dead_letter;
 use super::schedule::{News, Waiting};
 use crate::deliver::{self, Manner};
 use crate::mail::address::Address;
@@ -304,6 +305,7 @@ pub(super) async fn judge(
             (decision.notices, decision.report_due);
         Ok(decision.verdict)
     };
+    let letter = dead_letter::of(house, job).await?;
     let settled = house.store.settle(job, Box::new(decide)).await?;
     let (notices, report_due) =
         std::mem::take(&mut *noted.lock().unwrap_or_else(PoisonError::into_inner));
@@ -315,7 +317,10 @@ pub(super) async fn judge(
                     house.maillog.report_made(id, accepted.id, label, &text);
                 }
             }
-            Notice::Dropped { text } => house.maillog.report_dropped(id, &text),
+            Notice::Dropped { text, to_dead_letter } => match &letter {
+                Some(letter) if to_dead_letter => letter.save(house).await,
+                _ => house.maillog.report_dropped(id, &text),
+            },
         }
     }
     if settled.finished {

@@ -8,6 +8,7 @@
 
 mod attempt;
 mod audience;
+mod dead_letter;
 mod deadline;
 mod interrupted;
 pub mod order;

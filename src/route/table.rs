@@ -181,7 +181,7 @@ pub(super) struct NotADomain;
 /// letters and the like) onto other names is for browsers, and would make one domain pass for another.
 pub(super) fn canonical_domain(text: &str) -> Result<String, NotADomain> {
     let text = text.strip_suffix('.').unwrap_or(text);
-    if text.starts_with('[') || check_domain(text).is_err() {
+    if text.starts_with('[') || text.ends_with('.') || check_domain(text).is_err() {
         return Err(NotADomain);
     }
     if text.is_ascii() {
@@ -226,6 +226,7 @@ mod tests {
             ("[2001:db8::1]", Some("[ipv6:2001:db8::1]")),
             ("bücher.example", Some("xn--bcher-kva.example")),
             ("", None),
+            ("relay.example..", None),
             ("[relay.example", None),
             ("[relay.example]2525", None),
             ("relay.example:0", None),

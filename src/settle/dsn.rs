@@ -149,6 +149,9 @@ pub fn compose(plan: &Plan, letter: &Letter<'_>) -> ReportMessage {
         Original::Whole(bytes) => (bytes.as_slice(), true),
         Original::Header(bytes) => (header_lines(bytes), false),
     };
+    if !plan.mime {
+        return page.plain(&text, original, whole);
+    }
     let boundary = page.boundary(&[text.as_bytes(), status.as_bytes(), original]);
     let eight_bit = !original.is_ascii();
     let header = page.header(&boundary, eight_bit || charset == Charset::Utf8);
@@ -199,16 +202,31 @@ struct Page<'a> {
 }
 
 impl Page<'_> {
-    fn header(&self, boundary: &str, eight_bit: bool) -> String {
-        let host = self.words(&self.plan.host_name, TEXT_MAX);
-        let letter = self.letter;
-        let stamp = letter.now.strftime("%Y%m%d%H%M%S%3f", &jiff::tz::TimeZone::UTC);
+    /// SendMimeErrors=false: one text, the original behind it.
+    fn plain(&self, text: &str, original: &[u8], whole: bool) -> ReportMessage {
+        let mut header = self.heading();
+        header.push_str("\r\n");
+        let mut bytes = format!("{header}{text}").into_bytes();
+        let what = if whole { "Original message" } else { "Message header" };
+        bytes.extend_from_slice(format!("\r\n   ----- {what} follows -----\r\n").as_bytes());
+        bytes.extend_from_slice(original);
+        if !original.ends_with(b"\n") {
+            bytes.extend_from_slice(b"\r\n");
+        }
+        ReportMessage { to: self.letter.to.clone(), bytes, header_len: header.len() as u64 }
+    }
+
+    /// The fields of every report.
+    fn heading(&self) -> String {
         let mut out = String::new();
-        line(&mut out, format_args!("Date: {}", self.date(letter.now)));
-        line(&mut out, format_args!("From: Mail Delivery Subsystem <MAILER-DAEMON@{host}>"));
-        let name = format!("{stamp}.{}.{}.{}", letter.id, letter.job, letter.number);
-        line(&mut out, format_args!("Message-Id: <{name}@{host}>"));
-        line(&mut out, format_args!("To: {}", self.words(letter.to.as_str(), ADDRESS_MAX)));
+        self.origin(&mut out);
+        self.about(&mut out);
+        out
+    }
+
+    fn header(&self, boundary: &str, eight_bit: bool) -> String {
+        let mut out = String::new();
+        self.origin(&mut out);
         line(&mut out, format_args!("MIME-Version: 1.0"));
         line(
             &mut out,
@@ -218,23 +236,36 @@ impl Page<'_> {
         if eight_bit {
             line(&mut out, format_args!("Content-Transfer-Encoding: 8bit"));
         }
-        line(&mut out, format_args!("Subject: {}", self.subject()));
-        match letter.kind {
-            Kind::DoubleBounce | Kind::PostmasterCopy => {
-                line(&mut out, format_args!("{POSTMASTER_MARK}"));
-            }
-            Kind::Failure => {
-                line(&mut out, format_args!("Auto-Submitted: auto-generated (failure)"))
-            }
-            Kind::Delay { .. } => {
-                line(&mut out, format_args!("Auto-Submitted: auto-generated (warning-timeout)"));
-            }
-            Kind::Receipt => {
-                line(&mut out, format_args!("Auto-Submitted: auto-generated (return-receipt)"));
-            }
-        }
+        self.about(&mut out);
         out.push_str("\r\nThis is a MIME-encapsulated message\r\n\r\n");
         out
+    }
+
+    fn origin(&self, out: &mut String) {
+        let host = self.words(&self.plan.host_name, TEXT_MAX);
+        let letter = self.letter;
+        let stamp = letter.now.strftime("%Y%m%d%H%M%S%3f", &jiff::tz::TimeZone::UTC);
+        line(out, format_args!("Date: {}", self.date(letter.now)));
+        line(out, format_args!("From: Mail Delivery Subsystem <MAILER-DAEMON@{host}>"));
+        let name = format!("{stamp}.{}.{}.{}", letter.id, letter.job, letter.number);
+        line(out, format_args!("Message-Id: <{name}@{host}>"));
+        line(out, format_args!("To: {}", self.words(letter.to.as_str(), ADDRESS_MAX)));
+    }
+
+    fn about(&self, out: &mut String) {
+        line(out, format_args!("Subject: {}", self.subject()));
+        match self.letter.kind {
+            Kind::DoubleBounce | Kind::PostmasterCopy => {
+                line(out, format_args!("{POSTMASTER_MARK}"));
+            }
+            Kind::Failure => line(out, format_args!("Auto-Submitted: auto-generated (failure)")),
+            Kind::Delay { .. } => {
+                line(out, format_args!("Auto-Submitted: auto-generated (warning-timeout)"));
+            }
+            Kind::Receipt => {
+                line(out, format_args!("Auto-Submitted: auto-generated (return-receipt)"));
+            }
+        }
     }
 
     fn subject(&self) -> String {
@@ -284,6 +315,12 @@ impl Page<'_> {
     fn text(&self) -> String {
         let letter = self.letter;
         let mut out = String::new();
+        if let (Some(text), false) = (&self.plan.error_header, letter.kind == Kind::Receipt) {
+            for text in text.lines() {
+                line(&mut out, format_args!("{}", self.words(text, TEXT_MAX)));
+            }
+            out.push_str("\r\n");
+        }
         if let Kind::Delay { .. } = letter.kind {
             out.push_str(WARNING_ONLY);
         }

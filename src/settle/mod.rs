@@ -75,6 +75,8 @@ pub enum Notice {
     Dropped {
         /// What failed.
         text: String,
+        /// It is what went to the postmaster: DeadLetterDrop is the last resort.
+        to_dead_letter: bool,
     },
 }
 

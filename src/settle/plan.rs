@@ -26,6 +26,10 @@ pub struct Plan {
     pub double_bounce_address: Option<Address>,
     /// PostmasterCopy.
     pub postmaster_copy: Option<Address>,
+    /// ErrorHeader: lines at the top of a report of failure or delay.
+    pub error_header: Option<String>,
+    /// SendMimeErrors: reports are MIME.
+    pub mime: bool,
     /// SoftBounce: what is refused for good is tried again.
     pub soft_bounce: bool,
     /// PrivacyOptions, of which noreceipts, nobodyreturn and noactualrecipient act here.
@@ -67,6 +71,8 @@ impl Plan {
             bounce_size_limit: config.bounce_size_limit,
             double_bounce_address: config.double_bounce_address.clone(),
             postmaster_copy: config.postmaster_copy.clone(),
+            error_header: config.error_header.clone(),
+            mime: config.send_mime_errors,
             soft_bounce: config.soft_bounce,
             privacy: config.privacy,
         }

@@ -169,10 +169,11 @@ impl Draft<'_> {
             return self.tell_sender(Kind::Failure, owed);
         }
         let text = self.failure_text(&owed);
+        let is_postmasters = self.is_postmasters()?;
         let to = match &self.plan.double_bounce_address {
-            Some(address) if !self.is_postmasters()? => self.at_home(address),
+            Some(address) if !is_postmasters => self.at_home(address),
             _ => {
-                self.notices.push(Notice::Dropped { text });
+                self.notices.push(Notice::Dropped { text, to_dead_letter: is_postmasters });
                 self.mark_reported(&owed);
                 return Ok(());
             }

@@ -337,7 +337,7 @@ fn verdict_words(case: &Case, decision: &Decision) -> String {
     for notice in &decision.notices {
         out.push(match notice {
             Notice::Reported { report, label, text } => format!("log {report} {label}: {text}"),
-            Notice::Dropped { text } => format!("log dropped: {text}"),
+            Notice::Dropped { text, .. } => format!("log dropped: {text}"),
         });
     }
     out.extend(decision.report_due.map(|at| format!("judge again {}", after(at))));
@@ -592,4 +592,21 @@ fn an_unreadable_original_is_an_error() {
     let attempt = Attempt::Tried(vec![(0, outcome("failed 5.1.1 text No", ARRIVAL))]);
     let decided = decide(&case.plan, &state, Occasion::Attempted(&attempt), ARRIVAL, 0.0, &route);
     assert_eq!(decided.unwrap_err().to_string(), "original message: disk");
+}
+
+/// ErrorHeader is the first thing a reader of a failure sees, line by line and never a field of ours.
+#[test]
+fn error_header_comes_first() {
+    let mut case = Case::new();
+    case.plan.error_header = Some("Call 555-0100\nor write to help@x\r\n\x07.".into());
+    for line in ["rcpt a@example.net", "0 failed 5.1.1 User unknown"] {
+        case.line(line);
+    }
+    let decision = case.decide();
+    let text = String::from_utf8(decision.verdict.reports[0].0.bytes.clone()).unwrap();
+    let (_, part) = text.split_once("\r\n\r\n--").unwrap();
+    let (_, part) = part.split_once("\r\n\r\n").unwrap();
+    let start =
+        "Call 555-0100\r\nor write to help@x\r\n .\r\n\r\nThe original message was received at";
+    assert!(part.starts_with(start), "{part}");
 }

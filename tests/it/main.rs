@@ -7,6 +7,7 @@ mod fake;
 mod route;
 mod server_properties;
 mod session;
+mod submit;
 mod tidy;
 mod tls;
 mod walk;

@@ -19,6 +19,7 @@
 //! stop [grace] | crash | start                the house stops in order | is lost with what was not durable | stands again
 //! expect delivered <to> by HOST | delivered N at DOMAIN | text WORDS | no text WORDS | nothing
 //! expect deferred <to> WORDS | untried <to> | retry <to> in 15m | held WORDS | queue N | queue empty
+//! expect file NAME WORDS      a file that an option named as $here/NAME
 //! expect order <to> <to>...   all that was delivered since the last such line, in this order
 //! expect connections HOST N (since the last time) | log WORDS | agenda N
 //! ```
@@ -542,6 +543,8 @@ impl Play {
             "ActiveJobs" => config.active_jobs_max = value.parse().map_err(|_| "a number")?,
             _ => {
                 let (option, _) = options::find(name).map_err(|error| error.to_string())?;
+                let here = self.directory.path().display().to_string();
+                let value = &value.replace("$here", &here);
                 let mut draft = Draft::new(config.clone());
                 let turn = Turn { first: true, command_line: false };
                 option.set(&mut draft, value, turn).map_err(|error| error.to_string())?;
@@ -757,6 +760,13 @@ impl Play {
                 let destinations = self.agenda();
                 if count.parse() != Ok(destinations) {
                     return Err(format!("{destinations} keys"));
+                }
+            }
+            ("file", [name, ..]) => {
+                let path = self.directory.path().join(name);
+                let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+                if !text.contains(rest[name.len()..].trim()) {
+                    return Err(format!("the file says\n{text}"));
                 }
             }
             ("connections", [host, count]) => {
