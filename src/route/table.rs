@@ -235,6 +235,7 @@ mod tests {
             ("relay example", None),
             ("2001:db8::1", None),
             ("[]", None),
+            ("relay.example..", None),
         ] {
             assert_eq!(canonical_place(text).as_deref(), canonical, "{text:?}");
         }
