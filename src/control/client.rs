@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::proto::{self, Answer, CHUNK, Chunk, FRAME_MAX, Request};
+use super::proto::{self, Answer, CHUNK, Chunk, FRAME_MAX, LoadPart, Request};
 
 /// Name of the socket in QueueDirectory.
 pub const SOCKET: &str = "control";
@@ -81,6 +81,11 @@ impl Asked {
                 return Ok(());
             }
         }
+    }
+
+    /// Sends a part of a message after [`Request::Load`].
+    pub fn send_part(&mut self, part: &LoadPart) -> io::Result<()> {
+        self.stream.get_mut().write_all(&proto::frame(part)?)
     }
 
     /// The next answer.

@@ -10,7 +10,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::mail::envelope::Recipient;
 use crate::mail::job::{BodyRef, Entry, EntryJob};
+use crate::mail::loading::Loading;
 use crate::mail::outcome::HostOutcome;
 use crate::mail::queue_id::QueueId;
 use crate::mail::selection::Selection;
@@ -77,6 +79,15 @@ pub enum Request {
     },
     /// Verify the invariants.
     Check,
+    /// Take this message of another spool with its state, unless its origin was loaded before. After [`Answer::Ready`] its parts
+    /// follow as [`LoadPart`]s. For root and the daemon's user.
+    Load {
+        /// What tells it from all others: at most [`ORIGIN_MAX`](crate::mail::loading::ORIGIN_MAX) octets.
+        origin: String,
+    },
+    /// Every row of one snapshot, for a copy of the store. The bodies they name can be read by [`Request::Bytes`] for as long as the
+    /// connection stands. For root and the daemon's user.
+    Backup,
     /// Somebody who wants to hold the store himself asks for it. Only a holder that is no daemon gives way.
     Yield,
 }
@@ -84,6 +95,19 @@ pub enum Request {
 /// Part of a message on its way in; an empty one is its end.
 #[derive(Clone, PartialEq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Chunk(pub Vec<u8>);
+
+/// Part of a message that is being loaded.
+#[derive(Clone, PartialEq, Debug, serde::Serialize, serde::Deserialize)]
+pub enum LoadPart {
+    /// Recipients, at most [`PAGE_MAX`], with the state they had.
+    Recipients(Vec<Recipient>),
+    /// The next octets, CRLF line ends, at most [`CHUNK`].
+    Bytes(Vec<u8>),
+    /// That was all of it.
+    End(Box<Loading>),
+    /// It cannot be read to its end: forget it.
+    Abandon,
+}
 
 /// What the daemon answers.
 #[derive(Clone, PartialEq, Debug, serde::Serialize, serde::Deserialize)]
@@ -111,6 +135,17 @@ pub enum Answer {
     Hosts(Vec<HostOutcome>),
     /// Octets of a message; none at its end.
     Bytes(Vec<u8>),
+    /// Send the parts of the message.
+    Ready,
+    /// The message to be loaded is ours and durable.
+    Loaded {
+        /// Its name.
+        id: QueueId,
+        /// It was so before this request, which changed nothing.
+        before: bool,
+    },
+    /// Rows of the store: keys and values.
+    Rows(Vec<(Vec<u8>, Vec<u8>)>),
     /// A broken invariant.
     Broken(String),
     /// That was all; with the exit status of a request that waited.

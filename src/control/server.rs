@@ -5,6 +5,9 @@
 //! Listings are read in pages on threads for blocking work, so a slow reader holds neither a snapshot nor a worker.
 //! A connection that sends garbage, or nothing for too long, is closed; nothing else happens.
 
+mod backup;
+mod load;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +27,7 @@ use crate::mail::selection::Selection;
 use crate::mail::submission::{Submission, SubmissionRefused};
 use crate::queue::House;
 use crate::queue::run::{PROGRESS_MAX, Progress, Run, RunRequest};
+use crate::store::backup::KeptBodies;
 use crate::store::{Accepted, StoreError};
 
 /// Connections at once. More wait in the socket's backlog: a local program waits rather than fails.
@@ -137,7 +141,7 @@ async fn connection(desk: Arc<Desk>, mut stream: UnixStream) {
         let _ = proto::send(&mut stream, &answer).await;
         return;
     }
-    let mut visit = Visit { desk, stream, uid: credentials.uid() };
+    let mut visit = Visit { desk, stream, uid: credentials.uid(), kept: None };
     loop {
         let request = proto::receive::<Request>(&mut visit.stream);
         let Ok(Ok(Some(request))) = tokio::time::timeout(wait, request).await else {
@@ -162,6 +166,8 @@ struct Visit {
     desk: Arc<Desk>,
     stream: UnixStream,
     uid: u32,
+    /// Bodies that are not to go while this connection copies them.
+    kept: Option<KeptBodies>,
 }
 
 impl Visit {
@@ -183,6 +189,8 @@ impl Visit {
             Request::Run(run) => self.run(run).await,
             Request::Hosts => self.hosts().await,
             Request::Check => self.check().await,
+            Request::Load { origin } => self.load(origin).await,
+            Request::Backup => self.backup().await,
             Request::Yield => {
                 if let Some(yield_to) = self.desk.yield_to.as_ref().filter(|_| self.is_trusted()) {
                     yield_to.send_replace(true);

@@ -8,6 +8,7 @@ pub mod address_list;
 pub mod envelope;
 pub mod header;
 pub mod job;
+pub mod loading;
 pub mod outcome;
 pub mod queue_id;
 pub mod selection;

@@ -20,6 +20,7 @@
 //!
 //! A crash leaves chunks nobody names, which go with their file; never a sealed body that is incomplete.
 
+mod copy;
 mod files;
 mod generation;
 mod thread;
@@ -31,6 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::copy::CopiedBodies;
 use self::files::{Directory, Files};
 use self::generation::{Generation, Pin, Source};
 use self::thread::{Request, Slice};
@@ -125,6 +127,11 @@ enum Current {
 enum Reason {
     Full,
     Broken,
+}
+
+/// Keeps every generation that was there in its file while it lives.
+pub struct Kept {
+    _pins: Vec<Pin>,
 }
 
 /// A body that is arriving, or sealed and about to be named.
@@ -294,6 +301,13 @@ impl Bodies {
             offset += bytes.len() as u64;
             staging.write(&bytes).await?;
         }
+    }
+
+    /// Keeps all generations from being removed. One that is being removed at this moment is named by no message, now or later.
+    pub fn keep_all(&self) -> Kept {
+        let table = self.inner.table();
+        let pin = |generation: &Arc<Generation>| Pin::new(generation, &self.thread);
+        Kept { _pins: table.generations.values().map(pin).collect() }
     }
 
     /// Removes the file of a generation whose bodies nobody names any more. False when it is current, pinned, being read or
@@ -503,7 +517,8 @@ impl Inner {
         };
         let current = matches!(&table.current, Current::Open(current) if current.number == number);
         drop(table);
-        // Only the current generation gets pins, and one that was current never is again: none can appear.
+        // Only the current generation gets pins that matter, and one that was current never is again: none can appear. (A copy keeps
+        // all, but needs only those that its snapshot names, and this is none of them: `keep_all`.)
         if current || generation.pins.load(Ordering::SeqCst) > 0 || !generation.retire() {
             return Ok(false);
         }

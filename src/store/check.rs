@@ -17,6 +17,7 @@ use super::schema::*;
 use super::{Store, StoreError};
 use crate::mail::envelope::Recipient;
 use crate::mail::job::{Destination, EntryJob, JobId};
+use crate::mail::loading::Attempts;
 use crate::mail::outcome::HostOutcome;
 use crate::mail::queue_id::QueueId;
 use crate::mail::time::Timestamp;
@@ -109,12 +110,14 @@ impl<'a> Check<'a> {
         self.rows(&STAGED, Check::staged)?;
         self.rows(&UNREPORTED, Check::unreported)?;
         self.rows(&LISTS, Check::lists)?;
+        self.rows(&PROGRESS, Check::progress)?;
         self.rows(&READY, Check::ready)?;
         self.rows(&DEST, Check::dest)?;
         self.rows(&AGENDA, Check::agenda)?;
         self.rows(&DEADLINE, Check::deadline)?;
         self.rows(&HELD, Check::held)?;
         self.rows(&HOST, Check::host)?;
+        self.ledger()?;
         self.sums()
     }
 
@@ -406,6 +409,36 @@ impl<'a> Check<'a> {
 
     fn lists(&mut self, id: QueueId, _: Value) -> Result<(), StoreError> {
         self.list_of(id, format!("LISTS {id}")).map(drop)
+    }
+
+    fn progress(&mut self, id: QueueId, value: Value) -> Result<(), StoreError> {
+        let what = format!("PROGRESS {id}");
+        self.record::<Attempts>(&what, &value);
+        match self.other::<_, Message, _>(&MESSAGE, id)? {
+            Some(Message { shape: Shape::List(list), .. }) if list.is_under_work() => {}
+            _ => self.say("I12", what, "belongs to no list that is unfolding"),
+        }
+        Ok(())
+    }
+
+    fn ledger(&mut self) -> Result<(), StoreError> {
+        let mut difference = 0i64;
+        self.range(&LOADED, LOADED.all(), |check, origin, value| {
+            difference += 1;
+            check.record::<u64>(&format!("LOADED {origin}"), &value);
+            Ok(())
+        })?;
+        self.range(&LOADED_AT, LOADED_AT.all(), |check, (_, origin), _| {
+            difference -= 1;
+            if !check.is_there(&LOADED, &origin)? {
+                check.say("I12", format!("LOADED_AT {origin}"), "LOADED does not have it");
+            }
+            Ok(())
+        })?;
+        if difference != 0 {
+            self.say("I12", "LOADED", format!("{difference} more than LOADED_AT has"));
+        }
+        Ok(())
     }
 
     fn ready(

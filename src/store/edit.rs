@@ -179,6 +179,7 @@ impl<'a> Edit<'a> {
         self.count_body(message, -1);
         if let Shape::List(_) = message.shape {
             self.delete(&LISTS, id);
+            self.delete(&PROGRESS, id);
         }
     }
 

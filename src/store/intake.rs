@@ -30,18 +30,18 @@ pub const INCOMING_BODY_MAX: usize = 96 << 10;
 
 /// A message on its way in. Dropping it forgets everything staged.
 pub struct Intake {
-    core: Arc<Core>,
-    id: QueueId,
-    content: Content,
-    recipients: Recipients,
+    pub(super) core: Arc<Core>,
+    pub(super) id: QueueId,
+    pub(super) content: Content,
+    pub(super) recipients: Recipients,
 }
 
-enum Content {
+pub(super) enum Content {
     Memory(Vec<u8>),
     Staged { staging: Box<Staging>, written: u64 },
 }
 
-enum Recipients {
+pub(super) enum Recipients {
     /// In order of arrival, at most [`INLINE_RECIPIENTS_MAX`].
     Few(Vec<(Destination, Recipient)>),
     Many(ListStaging),
@@ -204,7 +204,7 @@ impl Intake {
 }
 
 impl Content {
-    fn written(&self) -> u64 {
+    pub(super) fn written(&self) -> u64 {
         match self {
             Content::Memory(bytes) => bytes.len() as u64,
             Content::Staged { written, .. } => *written,
@@ -212,7 +212,7 @@ impl Content {
     }
 
     /// The body durable in a generation; and in memory, when it is.
-    async fn seal(
+    pub(super) async fn seal(
         self,
         core: &Core,
         id: QueueId,

@@ -25,6 +25,7 @@ use super::writer::{Class, Pending};
 use super::{Core, StoreError};
 use crate::mail::envelope::Recipient;
 use crate::mail::job::{Destination, EntryJob, JOB_RECIPIENTS_MAX, JobId};
+use crate::mail::loading::Attempts;
 use crate::mail::queue_id::QueueId;
 use crate::mail::time::Timestamp;
 
@@ -313,7 +314,15 @@ fn unfold_slice(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let mut range = STAGED.under(id);
-    let mut made = Made { first: list.jobs, jobs: Vec::new(), octets: 0, recipients: 0, due: now };
+    let progress = load::<_, Attempts, _>(edit.read(), &PROGRESS, id)?.map(|(progress, _)| progress);
+    let mut made = Made {
+        first: list.jobs,
+        jobs: Vec::new(),
+        octets: 0,
+        recipients: 0,
+        due: now,
+        attempts: progress.clone().unwrap_or_default(),
+    };
     let mut ended = false;
     'rows: while !ended {
         let rows = read_range(edit, &range, READ_ROWS)?;
@@ -331,6 +340,9 @@ fn unfold_slice(
         }
     }
     list.unfolding = !ended;
+    if ended && progress.is_some() {
+        edit.delete(&PROGRESS, id);
+    }
     list.jobs = list.jobs.saturating_add(made.jobs.len() as u32);
     for job in made.jobs {
         let job_id = JobId { queue_id: id, number: job.number };
@@ -354,6 +366,8 @@ struct Made {
     /// Recipients in all of them.
     recipients: usize,
     due: Timestamp,
+    /// Made before it was loaded.
+    attempts: Attempts,
 }
 
 impl Made {
@@ -380,9 +394,9 @@ impl Made {
             number: self.first + self.jobs.len() as u32,
             destination,
             due: self.due,
-            attempts: 0,
-            last_attempt: None,
-            status: None,
+            attempts: self.attempts.count,
+            last_attempt: self.attempts.last,
+            status: self.attempts.status.clone(),
             recipients: row,
         });
         true

@@ -5,6 +5,7 @@
 //! | file | operations |
 //! |---|---|
 //! | `intake` | [`Store::intake`], [`Intake::write`], [`Intake::recipient`], [`Intake::accept`] |
+//! | `load` | [`Store::loaded`], [`Intake::load`]: a message of another spool with its state, once |
 //! | `list` | unfolding of long lists into jobs, and operators' changes to them |
 //! | `delivery` | [`Store::claim`], [`Store::job`], [`Store::read_body`], [`Store::checkpoint`] |
 //! | `inflight` | [`Store::begin`], [`Store::interrupted`], [`Store::forget_interrupted`]: what an unclean stop interrupts |
@@ -14,12 +15,14 @@
 //! | `operate` | [`Store::hold`], [`Store::release`], [`Store::remove`], [`Store::reschedule`] |
 //! | `read` | what is due, listings, counts |
 //! | `recover` | [`Store::open`], [`Store::close`], what is finished after a crash |
+//! | `backup` | [`Store::backup`], [`backup::Copy`], [`backup::restore`]: a copy of a running store, and back |
 //! | `check` | the invariants, verified on a live store |
 //!
 //! Below them: `edit` makes batches that keep the tables in step, `writer` commits them in groups, `engine` holds the
 //! pages, `body` the bodies of scheduled mail. No operation waits inside a transaction, and no error is folded into an answer:
 //! what an operation returns is what is so on the disk.
 
+pub mod backup;
 pub mod body;
 pub mod check;
 mod claims;
@@ -34,6 +37,7 @@ mod intake;
 mod keeper;
 mod key;
 mod list;
+mod load;
 mod message;
 mod operate;
 mod park;
@@ -288,7 +292,8 @@ pub struct Counts {
 }
 
 impl Store {
-    /// Resolves when jobs of a long list have become ready since the last call, so that AGENDA is worth a look. For one listener.
+    /// Resolves when jobs of a long list or of a loaded message have become ready since the last call, so that AGENDA is worth a look.
+    /// For one listener.
     pub async fn unfolded(&self) {
         self.core().unfolded.notified().await;
     }

@@ -20,6 +20,7 @@ use super::{DestinationState, StoreError};
 use crate::mail::address::{Address, ReversePath};
 use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, RecipientState, Ret};
 use crate::mail::job::{Destination, EntryJob};
+use crate::mail::loading::Attempts;
 use crate::mail::outcome::{HostOutcome, RemoteHost, Report};
 use crate::mail::queue_id::QueueId;
 use crate::mail::status::{EnhancedStatus, Reply};
@@ -227,6 +228,14 @@ enum ChangeV1 {
     Rest,
     Due(u64),
     Remove,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AttemptsV1<'a> {
+    count: u32,
+    last: Option<u64>,
+    #[serde(borrow)]
+    status: Option<Text<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -617,6 +626,22 @@ impl Record for Vec<Recipient> {
 
     fn decode(bytes: &[u8]) -> Result<Vec<Recipient>, RecordError> {
         recipients_of(read(bytes)?)
+    }
+}
+
+/// Attempts at a loaded long list (PROGRESS).
+impl Record for Attempts {
+    fn encode(&self) -> Vec<u8> {
+        write(&AttemptsV1 {
+            count: self.count,
+            last: self.last.map(Timestamp::as_millis),
+            status: self.status.as_deref().map(|status| cut(status, TEXT_MAX)),
+        })
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Attempts, RecordError> {
+        let v1: AttemptsV1<'_> = read(bytes)?;
+        Ok(Attempts { count: v1.count, last: v1.last.map(time_of), status: owned(v1.status) })
     }
 }
 

@@ -48,6 +48,7 @@
 //! | `intake`, `write` | body chunks in a generation; STAGED rows of a long list | nothing of it; chunks and STAGED rows without a MESSAGE are swept at start | | the connection broke before the final reply: the client tries again |
 //! | `accept`, small | put INCOMING + INCOMING_BODY, add COUNT | no message; the client had no 250 | the message, once; if the 250 was lost the client sends it again: a second message | never a 250 for mail that is not there |
 //! | `accept`, scheduled | (body sealed first) put MESSAGE, READY, DEST, AGENDA, DEADLINE or HELD, add COUNT and BODYGEN | no message; the body is an orphan of its generation and goes with it | as above | as above |
+//! | `load` | (body sealed, list staged first) as `accept`, scheduled, with the state it had elsewhere; put LOADED, LOADED_AT, and PROGRESS of a long list | not loaded: loading the same again loads it | loaded, and known: loading the same again does nothing | nothing: its source is removed after the commit |
 //! | `unfold` | delete some STAGED; put RECIPIENTS, READY, DEST, AGENDA; change MESSAGE | goes on from the same place at start | goes on behind it | nothing |
 //! | `claim` | none | forgotten: the job is due | | nothing |
 //! | `begin` | put INFLIGHT of a scheduled job, before its attempt | nothing was sent | it is named at the next start, and tried again | nothing |
@@ -86,6 +87,7 @@
 //! - **I10** Every key and record can be read.
 //! - **I11** INFLIGHT has a row only for a job that somebody has in hand, or that the process before had: then until the log has
 //!   named it ([`Store::forget_interrupted`](super::Store::forget_interrupted)). META `open` is there while a process has the store.
+//! - **I12** LOADED and LOADED_AT name the same origins. PROGRESS has only lists that are unfolding.
 
 use super::key::Table;
 use crate::mail::envelope::TimeoutClass;
@@ -114,6 +116,8 @@ pub const UNREPORTED: Table<JobId> = Table::new("UNREPORTED", 0x23);
 /// Queue ID → nothing: the long lists that are being unfolded, or that an operator's change is being carried through. What
 /// start-up goes on with.
 pub const LISTS: Table<QueueId> = Table::new("LISTS", 0x24);
+/// Queue ID → attempts made elsewhere at a loaded long list, for the jobs that are yet to be made of it.
+pub const PROGRESS: Table<QueueId> = Table::new("PROGRESS", 0x25);
 /// (Destination, due, job) → nothing: the jobs of one destination by the time of their next attempt.
 pub const READY: Table<(Destination, Timestamp, JobId)> = Table::new("READY", 0x30);
 /// Destination → when it may be tried, failures in a row, last trouble, and its time in AGENDA.
@@ -129,6 +133,10 @@ pub const HELD: Table<QueueId> = Table::new("HELD", 0x34);
 pub const INFLIGHT: Table<JobId> = Table::new("INFLIGHT", 0x35);
 /// Name connected to → what the host said last. What hoststat prints.
 pub const HOST: Table<String> = Table::new("HOST", 0x40);
+/// Origin of a message that was loaded from another spool → its queue ID here: the same is not loaded twice.
+pub const LOADED: Table<String> = Table::new("LOADED", 0x48);
+/// (When it was loaded, origin) → nothing: what of LOADED is old enough to be forgotten.
+pub const LOADED_AT: Table<(Timestamp, String)> = Table::new("LOADED_AT", 0x49);
 /// Name → number, added to in the batch of what it counts.
 pub const COUNT: Table<String> = Table::new("COUNT", 0x50);
 /// (Generation, [`BODY_MESSAGES`] or [`BODY_OCTETS`]) → number, likewise. Without numbers nobody names the file.

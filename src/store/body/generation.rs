@@ -117,7 +117,7 @@ fn open_reading(
         .map_err(|error| from_redb(&name(number), error.into()))
 }
 
-fn open_writing(
+pub(super) fn open_writing(
     files: &dyn Files,
     number: u32,
     access: Access,
