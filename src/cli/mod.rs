@@ -7,6 +7,7 @@ pub mod exit;
 pub mod help;
 pub mod house;
 pub mod input;
+pub mod load;
 pub mod mailq;
 pub mod queue;
 pub mod send;
@@ -159,18 +160,29 @@ fn every(pace: Pace) -> Duration {
 
 /// Finds queue and file, and reads the configuration.
 fn load(invocation: &Invocation) -> Result<(Config, Vec<Diagnostic>), Exit> {
-    let options = &invocation.options;
+    configured(invocation.config_file.as_deref(), &invocation.options, &invocation.macros)
+}
+
+/// The configuration that these words of a command line mean, for the program and the tools beside it. What is wrong with it has been
+/// printed.
+///
+/// # Errors
+/// The exit status.
+pub fn configured(
+    file: Option<&std::path::Path>,
+    options: &[Setting],
+    macros: &[(String, String)],
+) -> Result<(Config, Vec<Diagnostic>), Exit> {
     let facts = Facts::of_this_process();
-    let location =
-        locate::locate(invocation.config_file.as_deref(), options, &facts).map_err(|error| {
-            eprintln!("kvmta: {error}");
-            Exit::from(&error)
-        })?;
+    let location = locate::locate(file, options, &facts).map_err(|error| {
+        eprintln!("kvmta: {error}");
+        Exit::from(&error)
+    })?;
     let sources = Sources {
         location: &location,
         host: &HostNames::of_this_machine(),
         options,
-        macros: &invocation.macros,
+        macros,
         read: &check::read_file,
     };
     Config::load(&sources).map_err(|error| {
@@ -189,7 +201,7 @@ fn checked(diagnostics: &[Diagnostic]) -> Exit {
 }
 
 /// The operator's log: syslog, or standard error for a daemon in the foreground and where there is no syslog.
-fn open_log(config: &Config, tag: Option<&str>, stderr: bool) -> io::Result<Maillog> {
+pub fn open_log(config: &Config, tag: Option<&str>, stderr: bool) -> io::Result<Maillog> {
     let sink = match stderr || !std::path::Path::new(SYSLOG_SOCKET).exists() {
         true => Sink::Stream(Box::new(io::stderr())),
         false => Sink::Syslog(SYSLOG_SOCKET.into()),

@@ -10,6 +10,7 @@ use std::io;
 use super::{Ending, MESSAGE_WAIT, Visit};
 use crate::config::Config;
 use crate::control::proto::{self, Answer, LoadPart, PAGE_MAX};
+use crate::mail::address::ReversePath;
 use crate::mail::envelope::Recipient;
 use crate::mail::job::Destination;
 use crate::mail::loading::{Loaded, Loading, ORIGIN_MAX};
@@ -72,7 +73,7 @@ impl Visit {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let (envelope, recipients) = (loading.envelope.clone(), taking.count);
-        let loaded = match taking.finish(*loading, origin).await {
+        let loaded = match taking.finish(*loading, origin, &house.config.host_name).await {
             Ok(loaded) => loaded,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -129,11 +130,17 @@ impl Taking {
         self,
         mut loading: Loading,
         origin: &str,
+        host_name: &str,
     ) -> Result<Loaded<QueueId>, Refusal> {
         if self.count == 0 {
             return Err(("no recipient is left to be delivered to".into(), 65));
         }
         let envelope = &mut loading.envelope;
+        if let ReversePath::Mailbox(address) = &envelope.reverse_path {
+            let qualified = address.clone().qualified(host_name);
+            let wrong = |error| (format!("sender {address}... {error}"), 65);
+            envelope.reverse_path = ReversePath::Mailbox(qualified.map_err(wrong)?);
+        }
         if self.size == 0 || envelope.size != self.size || envelope.header_len > self.size {
             let text = format!("{} octets came, {} were announced", self.size, envelope.size);
             return Err((text, 76));
