@@ -137,7 +137,7 @@ fn load(args: &Args, config: &Arc<Config>) -> Result<u8, Failure> {
     // Without syslog the lines of the log would come between ours.
     let log = |_| match Path::new(SYSLOG_SOCKET).exists() {
         true => open_log(config, Some("kvmta-load"), false),
-        false => Ok(Maillog::discard()),
+        false => Maillog::discard(),
     };
     let Connected { stream, held } =
         ask::connect(config, &log).map_err(|error| (error.text, error.exit.code()))?;
