@@ -542,6 +542,7 @@ mod tests {
             message_id: String::new(),
             header_len: HEADER.len() as u64,
             size: (HEADER.len() + BODY.len()) as u64,
+            body_lines: 0,
             relay_override: None,
         };
         let body = BodyRef::Incoming(id);

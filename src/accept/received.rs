@@ -85,7 +85,7 @@ mod tests {
             text(&received),
             "Received: from client.example.org (localhost [127.0.0.1])\r\n\
              \tby lab.example.com (kvmta/V) with ESMTP id 6AM6LRrH021770\r\n\
-             \tfor <root@lab.example.com>; Sun, 22 Nov 2026 06:21:19 +0000 (UTC)\r\n"
+             \tfor <root@lab.example.com>; Sun, 22 Nov 2026 06:21:19 GMT\r\n"
         );
         let facts = TlsFacts {
             version: "TLSv1.3".into(),
@@ -106,7 +106,7 @@ mod tests {
             "Received: (from root@localhost)\r\n\
              \tby lab.example.com (kvmta/V) with SMTP id 6AM6LRrH021770\r\n\
              \t(version=TLSv1.3 cipher=TLS_AES_256_GCM_SHA384 bits=256 verify=NO);\r\n\
-             \tSun, 22 Nov 2026 06:21:19 +0000 (UTC)\r\n"
+             \tSun, 22 Nov 2026 06:21:19 GMT\r\n"
         );
     }
 }

@@ -463,7 +463,9 @@ impl<'a> Session<'a> {
             (Some(BodyType::SevenBit) | None, false) => BodyType::SevenBit,
         };
         let config = &self.acceptor.config;
-        let priority = super::priority(config, size, precedence, transaction.recipients);
+        // As it came, with LF line ends: what sendmail calls the size of the message.
+        let came = arrived.size.saturating_sub(arrived.lines);
+        let priority = super::priority(config, came, precedence, transaction.recipients);
         Envelope {
             reverse_path: transaction.mail.path.clone(),
             arrival: self.acceptor.world.clock.now(),
@@ -479,6 +481,7 @@ impl<'a> Session<'a> {
             message_id: arrived.header.message_id,
             header_len: transaction.received_len + arrived.header.len,
             size,
+            body_lines: arrived.body_lines,
             relay_override: None,
         }
     }

@@ -56,6 +56,9 @@ pub struct Submitting {
     normaliser: Normaliser,
     place: Place,
     size: u64,
+    /// Octets of what the program wrote, with LF line ends.
+    came: u64,
+    body_lines: u64,
     has_8bit: bool,
 }
 
@@ -103,6 +106,8 @@ impl Submitting {
             normaliser: Normaliser::default(),
             place: Place::Header(Vec::new()),
             size: 0,
+            came: 0,
+            body_lines: 0,
             has_8bit: false,
         })
     }
@@ -117,6 +122,7 @@ impl Submitting {
         if self.config.seven_bit_input {
             eight_bit::strip(&mut normal);
         }
+        self.came += normal.len() as u64 - line_ends(&normal);
         match &mut self.place {
             Place::Header(header) => {
                 header.extend_from_slice(&normal);
@@ -173,13 +179,14 @@ impl Submitting {
             precedence: opened.precedence,
             priority: priority(
                 &self.config,
-                self.size,
+                self.came,
                 opened.precedence,
                 opened.recipients.len() as u32,
             ),
             message_id: opened.message_id,
             header_len: opened.header_len,
             size: self.size,
+            body_lines: self.body_lines,
             relay_override: None,
         };
         let recipients = opened.recipients.len() as u32;
@@ -237,6 +244,9 @@ impl Submitting {
         self.size += bytes.len() as u64;
         if max > 0 && self.size > max {
             return Err(refuse(65, format!("Message exceeds maximum fixed size ({max})")));
+        }
+        if let Place::Body(_) = self.place {
+            self.body_lines += line_ends(bytes);
         }
         self.has_8bit = self.has_8bit || !bytes.is_ascii();
         let declared = self.submission.body_type == Some(BodyType::EightBitMime);
@@ -410,6 +420,10 @@ fn end_of_header(config: &Config, header: &[u8], complete: bool) -> HeaderEnd {
         return HeaderEnd::At(0);
     }
     header_end(header, complete)
+}
+
+fn line_ends(normal: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', normal).count() as u64
 }
 
 fn refusals(refused: &[Refusal]) -> Option<SubmissionRefused> {

@@ -117,7 +117,7 @@ impl<W: Write> Listing<W> {
         let line = &mut self.line;
         write!(line, "{}", entry.id)?;
         line.push(if entry.in_flight { b'*' } else { b' ' });
-        push_number(line, i128::from(envelope.body_len()), 8);
+        push_number(line, i128::from(envelope.body_file_len()), 8);
         line.push(b' ');
         if self.verbose {
             push_number(line, i128::from(envelope.priority), 10);

@@ -271,6 +271,7 @@ fn house_with(
         message_id: String::new(),
         header_len: 14,
         size: shelf.body.len() as u64,
+        body_lines: 0,
         relay_override: None,
     };
     let id = QueueId::at(Timestamp::from_secs(1));

@@ -36,14 +36,22 @@ pub struct Envelope {
     pub header_len: u64,
     /// Octets in all: header, blank line, body.
     pub size: u64,
+    /// Line ends of the body, of which a file with LF line ends has one octet less each. 0 for a message of a store made
+    /// before they were counted.
+    pub body_lines: u64,
     /// A relay an operator chose for it: wins over routing.
     pub relay_override: Option<String>,
 }
 
 impl Envelope {
-    /// Octets of the body alone: what mailq prints as size.
+    /// Octets of the body alone.
     pub fn body_len(&self) -> u64 {
         self.size - self.header_len.min(self.size)
+    }
+
+    /// Octets of the body with LF line ends: the size of sendmail's df file, which mailq prints.
+    pub fn body_file_len(&self) -> u64 {
+        self.body_len().saturating_sub(self.body_lines)
     }
 
     /// Whether it is a report of ours: never answered, and its timeouts are those of class dsn.

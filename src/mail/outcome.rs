@@ -2,6 +2,7 @@
 
 use super::address::Address;
 use super::envelope::Recipient;
+use super::queue_id::QueueId;
 use super::status::{EnhancedStatus, Reply};
 use super::time::Timestamp;
 
@@ -144,4 +145,23 @@ pub struct ReportMessage {
     pub bytes: Vec<u8>,
     /// Octets of header, including the blank line.
     pub header_len: u64,
+    /// Where in `bytes` its own queue ID belongs, which nobody knows before it is stored: each place has room for one.
+    pub names: Vec<usize>,
+}
+
+impl ReportMessage {
+    /// What stands in each of `names` until then.
+    pub const NAMELESS: &str = "00000000000000";
+
+    /// Its bytes under the name `id`.
+    pub fn named(&self, id: QueueId) -> Vec<u8> {
+        let id = id.to_string();
+        let mut bytes = self.bytes.clone();
+        for start in &self.names {
+            if let Some(place) = bytes.get_mut(*start..*start + id.len()) {
+                place.copy_from_slice(id.as_bytes());
+            }
+        }
+        bytes
+    }
 }

@@ -57,16 +57,18 @@ impl Timestamp {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// `Sun, 22 Nov 2026 06:21:19 GMT`-style date-time with the zone as `+0100 (CET)`: RFC 5322 3.3.
+    /// `Sun, 22 Nov 2026 06:21:19 GMT` where the zone is level with UTC, else `Sun, 22 Nov 2026 07:21:19 +0100 (CET)`: the
+    /// date of RFC 5322 3.3 (GMT is of its 4.3) as sendmail writes it in header fields.
     pub fn rfc5322(self, zone: &TimeZone) -> String {
         let zoned = self.zoned(zone);
-        let name = zoned.strftime("%Z").to_string();
-        let name = if name.is_empty() || name.contains(['+', '-']) {
-            String::new()
-        } else {
-            format!(" ({name})")
-        };
-        format!("{}{name}", zoned.strftime("%a, %-d %b %Y %H:%M:%S %z"))
+        let date = zoned.strftime("%a, %-d %b %Y %H:%M:%S");
+        if zoned.offset().seconds() == 0 {
+            return format!("{date} GMT");
+        }
+        match zoned.strftime("%Z").to_string() {
+            name if name.is_empty() => format!("{date} {}", zoned.strftime("%z")),
+            name => format!("{date} {} ({name})", zoned.strftime("%z")),
+        }
     }
 
     /// `Sun Nov 22 06:21:19 2026`: ctime(3), as sendmail prints it in listings.
@@ -121,7 +123,15 @@ mod tests {
     #[test]
     fn prints_as_sendmail_does() {
         let t = Timestamp::from_secs(1_795_328_479);
-        assert_eq!(t.rfc5322(&TimeZone::UTC), "Sun, 22 Nov 2026 06:21:19 +0000 (UTC)");
+        assert_eq!(t.rfc5322(&TimeZone::UTC), "Sun, 22 Nov 2026 06:21:19 GMT");
+        for (zone, expected) in [
+            ("CET-1", "Sun, 22 Nov 2026 07:21:19 +0100 (CET)"),
+            ("EST5", "Sun, 22 Nov 2026 01:21:19 -0500 (EST)"),
+            ("<+0545>-5:45", "Sun, 22 Nov 2026 12:06:19 +0545 (+0545)"),
+            ("WET0", "Sun, 22 Nov 2026 06:21:19 GMT"),
+        ] {
+            assert_eq!(t.rfc5322(&TimeZone::posix(zone).unwrap()), expected);
+        }
         assert_eq!(t.ctime(&TimeZone::UTC), "Sun Nov 22 06:21:19 2026");
         assert_eq!(delay(Duration::from_secs(93_784)), "1+02:03:04");
         assert_eq!(in_words(Duration::from_secs(5 * 86_400)), "5 days");

@@ -72,6 +72,7 @@ fn envelope() -> Envelope {
         message_id: "<1@client.example>".into(),
         header_len: 100,
         size: 131,
+        body_lines: 0,
         relay_override: None,
     }
 }

@@ -1,7 +1,7 @@
 //! Delivery reports: RFC 3464 in sendmail's words and layout; RFC 6533 for addresses beyond ASCII.
 //!
 //! [`compose`] makes a complete message: header, text for people, `message/delivery-status` for programs, and the
-//! original or its header. It adds no Received: line, as the report has no queue ID yet.
+//! original or its header. Its own queue ID, which Received: and Message-Id: have, is put in when it is stored.
 //!
 //! Promises: the boundary occurs nowhere in the content; nothing that a peer or a sender wrote can begin a line, a field or
 //! a part, because control characters are replaced and lengths capped; outside the original, octets above 127 stand only in
@@ -109,10 +109,6 @@ pub struct Letter<'a> {
     pub to: &'a Address,
     /// Queue ID of the original.
     pub id: QueueId,
-    /// The job it was made for and its place among the reports made then: with ID and time they make a name used once.
-    pub job: u32,
-    /// See `job`.
-    pub number: usize,
     /// Of the original.
     pub envelope: &'a Envelope,
     /// At least one.
@@ -154,7 +150,7 @@ pub fn compose(plan: &Plan, letter: &Letter<'_>) -> ReportMessage {
     }
     let boundary = page.boundary(&[text.as_bytes(), status.as_bytes(), original]);
     let eight_bit = !original.is_ascii();
-    let header = page.header(&boundary, eight_bit || charset == Charset::Utf8);
+    let (header, names) = page.header(&boundary, eight_bit || charset == Charset::Utf8);
 
     let mut bytes =
         Vec::with_capacity(header.len() + text.len() + status.len() + original.len() + 1024);
@@ -171,7 +167,7 @@ pub fn compose(plan: &Plan, letter: &Letter<'_>) -> ReportMessage {
     part(page.status_heading(), status.as_bytes());
     part(&page.original_heading(whole, eight_bit), original);
     bytes.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
-    ReportMessage { to: letter.to.clone(), bytes, header_len: header_octets(&header) }
+    ReportMessage { to: letter.to.clone(), bytes, header_len: header_octets(&header), names }
 }
 
 /// The octets of the report's own header: `header` goes on with the preamble.
@@ -204,7 +200,9 @@ struct Page<'a> {
 impl Page<'_> {
     /// SendMimeErrors=false: one text, the original behind it.
     fn plain(&self, text: &str, original: &[u8], whole: bool) -> ReportMessage {
-        let mut header = self.heading();
+        let mut header = String::new();
+        let names = self.origin(&mut header);
+        self.about(&mut header);
         header.push_str("\r\n");
         let mut bytes = format!("{header}{text}").into_bytes();
         let what = if whole { "Original message" } else { "Message header" };
@@ -213,20 +211,14 @@ impl Page<'_> {
         if !original.ends_with(b"\n") {
             bytes.extend_from_slice(b"\r\n");
         }
-        ReportMessage { to: self.letter.to.clone(), bytes, header_len: header.len() as u64 }
+        let to = self.letter.to.clone();
+        ReportMessage { to, bytes, header_len: header.len() as u64, names }
     }
 
-    /// The fields of every report.
-    fn heading(&self) -> String {
+    /// With the beginning of the text, and the places in it for the report's queue ID.
+    fn header(&self, boundary: &str, eight_bit: bool) -> (String, Vec<usize>) {
         let mut out = String::new();
-        self.origin(&mut out);
-        self.about(&mut out);
-        out
-    }
-
-    fn header(&self, boundary: &str, eight_bit: bool) -> String {
-        let mut out = String::new();
-        self.origin(&mut out);
+        let names = self.origin(&mut out);
         line(&mut out, format_args!("MIME-Version: 1.0"));
         line(
             &mut out,
@@ -238,20 +230,31 @@ impl Page<'_> {
         }
         self.about(&mut out);
         out.push_str("\r\nThis is a MIME-encapsulated message\r\n\r\n");
-        out
+        (out, names)
     }
 
-    fn origin(&self, out: &mut String) {
+    /// The fields that say where it comes from; the places for its queue ID.
+    fn origin(&self, out: &mut String) -> Vec<usize> {
         let host = self.words(&self.plan.host_name, TEXT_MAX);
         let letter = self.letter;
-        let stamp = letter.now.strftime("%Y%m%d%H%M%S%3f", &jiff::tz::TimeZone::UTC);
-        line(out, format_args!("Date: {}", self.date(letter.now)));
+        let minute = letter.now.strftime("%Y%m%d%H%M", &jiff::tz::TimeZone::UTC);
+        let (nameless, version) = (ReportMessage::NAMELESS, env!("CARGO_PKG_VERSION"));
+        let date = self.date(letter.now);
+        let mut names = Vec::new();
+        out.push_str("Received: from localhost (localhost)\r\n");
+        let _ = write!(out, "\tby {host} (kvmta/{version}) id ");
+        names.push(out.len());
+        line(out, format_args!("{nameless};\r\n\t{date}"));
+        line(out, format_args!("Date: {date}"));
         line(out, format_args!("From: Mail Delivery Subsystem <MAILER-DAEMON@{host}>"));
-        let name = format!("{stamp}.{}.{}.{}", letter.id, letter.job, letter.number);
-        line(out, format_args!("Message-Id: <{name}@{host}>"));
+        let _ = write!(out, "Message-Id: <{minute}.");
+        names.push(out.len());
+        line(out, format_args!("{nameless}@{host}>"));
         line(out, format_args!("To: {}", self.words(letter.to.as_str(), ADDRESS_MAX)));
+        names
     }
 
+    /// The fields that say what it is about.
     fn about(&self, out: &mut String) {
         line(out, format_args!("Subject: {}", self.subject()));
         match self.letter.kind {

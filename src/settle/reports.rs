@@ -283,8 +283,6 @@ impl Draft<'_> {
             kind,
             to,
             id: self.state.id,
-            job: self.state.job.number,
-            number: self.verdict.reports.len(),
             envelope: self.state.envelope,
             items,
             original,

@@ -203,6 +203,10 @@ pub struct Rcpt {
 pub struct Arrived {
     /// Octets staged.
     pub size: u64,
+    /// Line ends in it.
+    pub lines: u64,
+    /// Of those, in the body.
+    pub body_lines: u64,
     /// What its header says; `len` counts a blank line that we set.
     pub header: HeaderFacts,
     /// There is an octet above 127 anywhere.

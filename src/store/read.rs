@@ -444,6 +444,7 @@ fn unreadable(id: QueueId, body: BodyRef, error: &RecordError) -> Entry {
         message_id: String::new(),
         header_len: 0,
         size: 0,
+        body_lines: 0,
         relay_override: None,
     };
     Entry {

@@ -26,8 +26,10 @@ use crate::mail::queue_id::QueueId;
 use crate::mail::status::{EnhancedStatus, Reply};
 use crate::mail::time::Timestamp;
 
-/// The format octet of everything written now.
+/// The format octet of what has its first layout.
 const FORMAT: u8 = 1;
+/// The format octet of messages whose lines are counted.
+const FORMAT_2: u8 = 2;
 /// No record is larger, encoded or in memory: a list job of 1 000 recipients with the longest addresses and reports has
 /// some 2 MiB. Bounds what a damaged length can make us allocate.
 const RECORD_MAX: usize = 4 << 20;
@@ -71,8 +73,12 @@ pub trait Record: Sized {
 }
 
 fn write<T: Serialize>(value: &T) -> Vec<u8> {
+    write_as(FORMAT, value)
+}
+
+fn write_as<T: Serialize>(format: u8, value: &T) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(256);
-    bytes.push(FORMAT);
+    bytes.push(format);
     let config = bincode::config::standard().with_limit::<RECORD_MAX>();
     bincode::serde::encode_into_std_write(value, &mut bytes, config)
         .expect("plain structs into a Vec cannot fail");
@@ -84,13 +90,25 @@ fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, RecordError> {
     if *format != FORMAT {
         return Err(RecordError::Format(*format));
     }
+    read_rest(rest)
+}
+
+/// A layout of messages, with what format 2 has behind it: nothing was counted in format 1.
+fn read_message<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, u64), RecordError> {
+    match bytes.split_first() {
+        Some((&FORMAT_2, rest)) => read_rest(rest),
+        _ => Ok((read(bytes)?, 0)),
+    }
+}
+
+fn read_rest<'a, T: Deserialize<'a>>(rest: &'a [u8]) -> Result<T, RecordError> {
     let config = bincode::config::standard().with_limit::<RECORD_MAX>();
     let (value, used) = bincode::serde::borrow_decode_from_slice(rest, config)
         .map_err(|error| RecordError::Layout(error.to_string()))?;
     if used == rest.len() { Ok(value) } else { Err(layout("octets left over")) }
 }
 
-// ---- the frozen layouts, format 1 ----
+// ---- the frozen layouts, format 1; messages of format 2 are the same with the number of body lines behind them ----
 
 type Text<'a> = Cow<'a, str>;
 
@@ -446,6 +464,7 @@ impl TryFrom<EnvelopeV1<'_>> for Envelope {
             message_id: v1.message_id.into_owned(),
             header_len: v1.header_len,
             size: v1.size,
+            body_lines: 0,
             relay_override: owned(v1.relay_override),
         })
     }
@@ -556,18 +575,19 @@ fn recipients_of(v1: Vec<RecipientV1<'_>>) -> Result<Vec<Recipient>, RecordError
 
 impl Record for Incoming {
     fn encode(&self) -> Vec<u8> {
-        write(&IncomingV1 {
+        let v1 = IncomingV1 {
             envelope: envelope_v1(&self.envelope),
             destination: destination_v1(&self.destination),
             held: self.held.as_deref().map(|reason| cut(reason, TEXT_MAX)),
             recipients: self.recipients.iter().map(recipient_v1).collect(),
-        })
+        };
+        write_as(FORMAT_2, &(v1, self.envelope.body_lines))
     }
 
     fn decode(bytes: &[u8]) -> Result<Incoming, RecordError> {
-        let v1: IncomingV1<'_> = read(bytes)?;
+        let (v1, body_lines): (IncomingV1<'_>, u64) = read_message(bytes)?;
         Ok(Incoming {
-            envelope: v1.envelope.try_into()?,
+            envelope: Envelope { body_lines, ..v1.envelope.try_into()? },
             destination: v1.destination.try_into()?,
             held: owned(v1.held),
             recipients: recipients_of(v1.recipients)?,
@@ -577,7 +597,7 @@ impl Record for Incoming {
 
 impl Record for Message {
     fn encode(&self) -> Vec<u8> {
-        write(&MessageV1 {
+        let v1 = MessageV1 {
             envelope: envelope_v1(&self.envelope),
             body: (self.body.generation, self.body.key.map(QueueId::as_u64)),
             warned: self.warned,
@@ -586,13 +606,14 @@ impl Record for Message {
                 Shape::Inline(jobs) => ShapeV1::Inline(jobs.iter().map(job_v1).collect()),
                 Shape::List(list) => ShapeV1::List(list_v1(list)),
             },
-        })
+        };
+        write_as(FORMAT_2, &(v1, self.envelope.body_lines))
     }
 
     fn decode(bytes: &[u8]) -> Result<Message, RecordError> {
-        let v1: MessageV1<'_> = read(bytes)?;
+        let (v1, body_lines): (MessageV1<'_>, u64) = read_message(bytes)?;
         Ok(Message {
-            envelope: v1.envelope.try_into()?,
+            envelope: Envelope { body_lines, ..v1.envelope.try_into()? },
             body: Body { generation: v1.body.0, key: v1.body.1.map(QueueId::from_u64) },
             warned: v1.warned,
             held: owned(v1.held),

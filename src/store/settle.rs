@@ -456,14 +456,15 @@ impl Core {
         for (report, destination) in reports {
             let now = self.now();
             let id = self.ids.next_in(edit, now)?;
-            let incoming = report_message(report, destination, now);
+            let bytes = report.named(id);
+            let incoming = report_message(report, &bytes, destination, now);
             edit.check(super::engine::Check::Absent(INCOMING.key(id)));
-            edit.put_incoming(id, &incoming, &report.bytes);
+            edit.put_incoming(id, &incoming, &bytes);
             let jobs = match incoming.held {
                 Some(_) => Vec::new(),
                 None => self.claims.claim_new(vec![incoming.job(id)]),
             };
-            new.push(NewReport { id, jobs, bytes: report.bytes.clone() });
+            new.push(NewReport { id, jobs, bytes });
         }
         Ok(new)
     }
@@ -485,17 +486,17 @@ impl NewReport {
     }
 }
 
-/// A report as a message: from nobody, to one, with the timeouts of reports.
+/// A report as a message: from nobody, to one, with the timeouts of reports. `bytes` have its name.
 fn report_message(
     report: &ReportMessage,
+    bytes: &[u8],
     destination: &Result<Destination, String>,
     now: Timestamp,
 ) -> Incoming {
-    let size = report.bytes.len() as u64;
+    let size = bytes.len() as u64;
     let header_len = usize::try_from(report.header_len).unwrap_or(usize::MAX);
-    let header = &report.bytes[..header_len.min(report.bytes.len())];
-    let body_type =
-        if report.bytes.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime };
+    let (header, body) = bytes.split_at(header_len.min(bytes.len()));
+    let body_type = if bytes.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime };
     let envelope = Envelope {
         reverse_path: ReversePath::Null,
         arrival: now,
@@ -511,6 +512,7 @@ fn report_message(
         message_id: message_id(header),
         header_len: report.header_len,
         size,
+        body_lines: memchr::memchr_iter(b'\n', body).count() as u64,
         relay_override: None,
     };
     let recipient = Recipient {

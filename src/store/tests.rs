@@ -82,6 +82,7 @@ fn envelope(from: &str, size: u64, now: Timestamp) -> Envelope {
         message_id: "<20261122054201.1234@mx.example>".into(),
         header_len: size.min(60),
         size,
+        body_lines: 0,
         relay_override: None,
     }
 }
@@ -213,7 +214,12 @@ fn all_failed(at: Timestamp) -> Decide {
 fn report(covers: usize) -> ReportMessage {
     let header = "Message-Id: <1@here.example>\r\n\r\n";
     let bytes = format!("{header}{covers} failed\r\n").into_bytes();
-    ReportMessage { to: address("joe@a.example"), bytes, header_len: header.len() as u64 }
+    ReportMessage {
+        to: address("joe@a.example"),
+        bytes,
+        header_len: header.len() as u64,
+        names: Vec::new(),
+    }
 }
 
 async fn body_of(store: &Store, body: &BodyRef) -> Vec<u8> {

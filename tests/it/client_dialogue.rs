@@ -83,6 +83,7 @@ fn draft(line: &str) -> Draft {
         message_id: String::new(),
         header_len: 0,
         size: 0,
+        body_lines: 0,
         relay_override: None,
     };
     let mut text = "Subject: x\r\n\r\nhello\r\n".to_owned();

@@ -225,7 +225,13 @@ async fn a_message_is_in_the_store_when_it_is_answered_for() {
     assert!(header.ends_with("list\r\n\r\n"));
     assert_eq!((envelope.message_id.as_str(), envelope.protocol.as_str()), ("<m@x>", "ESMTP"));
     assert_eq!(envelope.envid.as_deref(), Some("e1"));
-    assert_eq!(envelope.priority, envelope.size as i64 + 30 * 1800 + 30_000);
+    // Sizes as sendmail counts them: with LF line ends, and a priority from what the client sent.
+    assert_eq!(
+        (envelope.body_lines, envelope.body_file_len()),
+        (2, "b\u{e9}\n.dot\n".len() as u64)
+    );
+    let sent = "Message-Id: <m@x>\nPrecedence: list\n\nb\u{e9}\n.dot\n";
+    assert_eq!(envelope.priority, sent.len() as i64 + 30 * 1800 + 30_000);
     assert_eq!(entry.recipients_total, 1, "a repeated recipient is one");
     assert_eq!(house.wake.recv().await.unwrap().id, id);
     assert_eq!(client.say("QUIT\r\n").await, "221 2.0.0 lab.example.com closing connection\r\n");

@@ -27,6 +27,7 @@ fn envelope(arrival: u64, priority: i64) -> Envelope {
         message_id: String::new(),
         header_len: 0,
         size: 0,
+        body_lines: 0,
         relay_override: None,
     }
 }

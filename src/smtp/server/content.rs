@@ -18,6 +18,9 @@ pub(super) struct Content {
     /// Octets of the blank line that we set.
     added: u64,
     size: u64,
+    /// Line ends, and those of the body.
+    lines: u64,
+    body_lines: u64,
     has_8bit: bool,
     refusal: Option<Reply>,
 }
@@ -29,6 +32,8 @@ impl Content {
             held: Vec::new(),
             added: 0,
             size: 0,
+            lines: 0,
+            body_lines: 0,
             has_8bit: false,
             refusal: None,
         }
@@ -68,7 +73,10 @@ impl Content {
             return Vec::new();
         }
         self.has_8bit |= !bytes.is_ascii();
+        let lines = line_ends(&bytes);
+        self.lines += lines;
         if self.scan.is_over() {
+            self.body_lines += lines;
             return bytes;
         }
         let mut bytes = match self.held.is_empty() {
@@ -80,6 +88,9 @@ impl Content {
             let max = settings.headers_length;
             self.refuse(refusal(552, (5, 3, 4), format!("Headers too large ({max} max)")));
             return Vec::new();
+        }
+        if scanned.end.is_some() {
+            self.body_lines += line_ends(bytes.get(scanned.taken..).unwrap_or_default());
         }
         match scanned.end {
             None => self.held = bytes.split_off(scanned.taken),
@@ -99,6 +110,7 @@ impl Content {
             self.scan.finish();
             self.added = 2;
             rest.extend_from_slice(b"\r\n");
+            self.body_lines += line_ends(&self.held);
             rest.append(&mut self.held);
         }
         let mut header = self.scan.into_facts();
@@ -110,9 +122,14 @@ impl Content {
         match self.refusal {
             Some(reply) => Err(reply),
             None => {
-                let size = self.size + self.added;
-                Ok((rest, Arrived { size, header, has_8bit: self.has_8bit }))
+                let (size, lines) = (self.size + self.added, self.lines + self.added / 2);
+                let (body_lines, has_8bit) = (self.body_lines, self.has_8bit);
+                Ok((rest, Arrived { size, lines, body_lines, header, has_8bit }))
             }
         }
     }
+}
+
+fn line_ends(bytes: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', bytes).count() as u64
 }
