@@ -505,15 +505,7 @@ impl Default for Config {
             seven_bit_input: false,
             eight_bit_strict: false,
             error_header: None,
-            precedences: [
-                ("special-delivery", 100),
-                ("first-class", 0),
-                ("list", -30),
-                ("bulk", -60),
-                ("junk", -100),
-            ]
-            .map(|(word, number)| (word.to_owned(), number))
-            .into(),
+            precedences: usual_precedences(),
             trusted_users: ["root", "daemon"].map(str::to_owned).into(),
             ignore_dots: false,
             save_from_line: false,
@@ -532,4 +524,16 @@ impl Default for Config {
             per_user: false,
         }
     }
+}
+
+/// The P lines of sendmail's own configuration.
+pub fn usual_precedences() -> BTreeMap<String, i32> {
+    let words = [
+        ("special-delivery", 100),
+        ("first-class", 0),
+        ("list", -30),
+        ("bulk", -60),
+        ("junk", -100),
+    ];
+    words.map(|(word, number)| (word.to_owned(), number)).into()
 }

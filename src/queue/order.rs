@@ -166,6 +166,7 @@ mod tests {
             message_id: String::new(),
             header_len: 0,
             size: 0,
+            body_lines: 0,
             relay_override: None,
         }
     }

@@ -288,7 +288,8 @@ fn name_it(directory: &Path) -> Result<(), StoreError> {
     let name = directory.join("queue.redb");
     // The names of the bodies first: what is named is there.
     let sync = || File::open(directory)?.sync_all();
-    let named = sync().and_then(|()| fs::rename(directory.join(UNFINISHED), &name)).and_then(|()| sync());
+    let named =
+        sync().and_then(|()| fs::rename(directory.join(UNFINISHED), &name)).and_then(|()| sync());
     named.map_err(|error| trouble(&name, &error))
 }
 

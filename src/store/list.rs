@@ -314,7 +314,8 @@ fn unfold_slice(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let mut range = STAGED.under(id);
-    let progress = load::<_, Attempts, _>(edit.read(), &PROGRESS, id)?.map(|(progress, _)| progress);
+    let progress =
+        load::<_, Attempts, _>(edit.read(), &PROGRESS, id)?.map(|(progress, _)| progress);
     let mut made = Made {
         first: list.jobs,
         jobs: Vec::new(),

@@ -46,11 +46,7 @@ impl Intake {
     ///
     /// # Panics
     /// As [`Intake::accept`].
-    pub async fn load(
-        self,
-        loading: Loading,
-        origin: &str,
-    ) -> Result<Loaded<QueueId>, StoreError> {
+    pub async fn load(self, loading: Loading, origin: &str) -> Result<Loaded<QueueId>, StoreError> {
         let Intake { core, id, content, recipients } = self;
         let Loading { envelope, attempts, warned, held } = loading;
         assert_eq!(envelope.size, content.written(), "the envelope says how much was written");

@@ -2,6 +2,7 @@
 
 use super::{Fault, Head, Parts};
 use crate::accept::local_header::Normaliser;
+use crate::config::usual_precedences;
 use crate::mail::envelope::{Envelope, TimeoutClass};
 use crate::mail::header::{Ending, HeaderScan};
 use crate::mail::loading::Loading;
@@ -22,6 +23,8 @@ pub struct Content<'a> {
     without_blank: bool,
     size: u64,
     header_len: u64,
+    /// Line ends of the body.
+    body_lines: u64,
     has_8bit: bool,
 }
 
@@ -38,6 +41,7 @@ impl<'a> Content<'a> {
             without_blank: false,
             size: 0,
             header_len: 0,
+            body_lines: 0,
             has_8bit: false,
         }
     }
@@ -62,7 +66,7 @@ impl<'a> Content<'a> {
             normal.clear();
             self.normaliser.feed(piece, &mut normal);
             if self.over {
-                self.emit(&normal)?;
+                self.emit_body(&normal)?;
             } else {
                 self.held.extend_from_slice(&normal);
                 self.header()?;
@@ -86,10 +90,16 @@ impl<'a> Content<'a> {
                     self.emit(b"\r\n")?;
                 }
                 self.header_len = self.size;
-                self.emit(rest)?;
+                self.emit_body(rest)?;
             }
         }
         Ok(())
+    }
+
+    /// Octets behind the header.
+    fn emit_body(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        self.body_lines += memchr::memchr_iter(b'\n', bytes).count() as u64;
+        self.emit(bytes)
     }
 
     fn emit(&mut self, bytes: &[u8]) -> Result<(), Fault> {
@@ -111,10 +121,12 @@ impl<'a> Content<'a> {
             self.emit(b"\r\n")?;
             self.header_len = self.size;
             let held = std::mem::take(&mut self.held);
-            self.emit(&held)?;
+            self.emit_body(&held)?;
         }
         let facts = self.scan.into_facts();
-        let timeouts = match facts.timeouts {
+        // The spool of another program: its own P lines are not known.
+        let (precedence, timeouts) = facts.class(&usual_precedences());
+        let timeouts = match timeouts {
             // As sendmail: a Priority: field wins over what the message is.
             TimeoutClass::Normal | TimeoutClass::NonUrgent if head.is_report => TimeoutClass::Dsn,
             timeouts => timeouts,
@@ -139,11 +151,12 @@ impl<'a> Content<'a> {
                 ret: head.ret,
                 envid: head.envid.clone(),
                 timeouts,
-                precedence: facts.precedence,
+                precedence,
                 priority: head.priority.unwrap_or_else(|| priority(self.size, head.recipients)),
                 message_id: facts.message_id,
                 header_len: self.header_len,
                 size: self.size,
+                body_lines: self.body_lines,
                 relay_override: None,
             },
             attempts: head.attempts.clone(),

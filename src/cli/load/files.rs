@@ -188,7 +188,9 @@ fn group(
                     let controlled = ["qf", "hf", "Qf"].iter().any(|kind| {
                         let name = format!("{kind}{}", &name[2..]);
                         // A body may lie in another group than its control file.
-                        groups.iter().any(|(queue, _)| self::place(queue, "qf").join(&name).exists())
+                        groups
+                            .iter()
+                            .any(|(queue, _)| self::place(queue, "qf").join(&name).exists())
                     });
                     controlled || visit(Found::Ignored(entry.path(), "body without control file"))
                 }
@@ -209,7 +211,8 @@ fn group(
 fn postfix(root: &Path, visit: &mut dyn FnMut(Found) -> bool) -> bool {
     let master = root.join("pid/master.pid");
     if File::open(&master).is_ok_and(|file| file.try_lock_shared().is_err()) {
-        let text = "Postfix is running: stop it first (postfix stop), so that nothing is sent twice";
+        let text =
+            "Postfix is running: stop it first (postfix stop), so that nothing is sent twice";
         return visit(Found::Busy(root.to_owned(), text.into()));
     }
     POSTFIX_QUEUES.iter().all(|queue| {
@@ -233,7 +236,8 @@ fn hashed(
             Ok(kind) if kind.is_file() => {}
             _ => return visit(Found::Ignored(entry.path(), "no queue file")),
         }
-        let logs = ["defer", "bounce", "trace"].into_iter().filter_map(|kind| log_of(root, kind, name));
+        let logs =
+            ["defer", "bounce", "trace"].into_iter().filter_map(|kind| log_of(root, kind, name));
         visit(Found::Message(Message::Postfix {
             file: entry.path(),
             id: name.to_owned(),

@@ -242,7 +242,8 @@ fn elsewhere<'a>(
         _ => false,
     };
     // A spool that was copied elsewhere still names its old place.
-    let alike = |queue: &Path| queue.file_name().is_some() && queue.file_name() == named.file_name();
+    let alike =
+        |queue: &Path| queue.file_name().is_some() && queue.file_name() == named.file_name();
     let found = groups.iter().find(|(queue, _)| same(queue));
     let found = found.or_else(|| groups.iter().find(|(queue, _)| alike(queue)));
     found.map(|(_, bodies)| bodies).ok_or_else(|| {

@@ -68,7 +68,9 @@ pub fn scan(
             Item::Record(Record { kind, data }) => {
                 let text = text_of(&data);
                 match kind {
-                    TIME => arrival = Some(walk.number(text.split(' ').next().unwrap_or_default())?),
+                    TIME => {
+                        arrival = Some(walk.number(text.split(' ').next().unwrap_or_default())?)
+                    }
                     SENDER => sender = Some(walk.address(&data)?),
                     WARN => head.warned = walk.number(&text)? == 0,
                     REDIRECT => scanned.redirect = Some(walk.address(&data)?),
@@ -82,7 +84,9 @@ pub fn scan(
                             "encoding" => head.eight_bit = value == "8bit",
                             "client_name" | "log_client_name" => name = value.to_owned(),
                             "client_address" | "log_client_address" => address = value.to_owned(),
-                            "protocol_name" | "log_protocol_name" => head.protocol = value.to_owned(),
+                            "protocol_name" | "log_protocol_name" => {
+                                head.protocol = value.to_owned()
+                            }
                             "smtputf8" => head.smtputf8 = walk.number(value)? != 0,
                             "envelope_id" => head.envid = Some(to_xtext(value)),
                             "ret_flags" => head.ret = ret_of(walk.number(value)?),
@@ -201,11 +205,7 @@ fn notify_of(flags: u64) -> Notify {
     match flags {
         0 => Notify::Unspecified,
         _ if flags & 1 != 0 => Notify::Never,
-        _ => Notify::On {
-            success: flags & 2 != 0,
-            failure: flags & 4 != 0,
-            delay: flags & 8 != 0,
-        },
+        _ => Notify::On { success: flags & 2 != 0, failure: flags & 4 != 0, delay: flags & 8 != 0 },
     }
 }
 

@@ -285,7 +285,9 @@ impl Records for Postcat<'_> {
                     self.state = Printed::Content(file);
                     return of(MESSAGE);
                 }
-                Printed::Envelope(file) if marks(&line, b"MESSAGE FILE END", &file) => return of(END),
+                Printed::Envelope(file) if marks(&line, b"MESSAGE FILE END", &file) => {
+                    return of(END);
+                }
                 Printed::Envelope(file) => {
                     self.state = Printed::Envelope(file);
                     if let Some(record) = self.envelope(&line)? {

@@ -12,7 +12,9 @@
 use std::io::{self, BufRead, Read};
 
 use super::content::Content;
-use super::{Fault, Head, Parts, Unreadable, check_id, envid_of, orcpt_of, state_of, text_of, time_of};
+use super::{
+    Fault, Head, Parts, Unreadable, check_id, envid_of, orcpt_of, state_of, text_of, time_of,
+};
 use crate::mail::address::{Address, ReversePath};
 use crate::mail::address_list;
 use crate::mail::envelope::{Notify, Recipient, Ret};
@@ -402,9 +404,8 @@ fn parse(line: &[u8]) -> Result<Line<'_>, String> {
     if value.contains(&0) {
         return Err("a zero octet".into());
     }
-    let text = || {
-        std::str::from_utf8(value).map_err(|_| "octets that are no text in UTF-8".to_owned())
-    };
+    let text =
+        || std::str::from_utf8(value).map_err(|_| "octets that are no text in UTF-8".to_owned());
     Ok(match letter {
         b'V' => Line::Version(number(text()?)?),
         b'T' => Line::Arrival(number(text()?)?),

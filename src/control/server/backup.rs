@@ -1,10 +1,10 @@
 //! Every row of one snapshot goes out by the control socket, for a copy of the store beside a running daemon.
 //!
 //! The snapshot is held for as long as its rows are read, which is their size (envelopes and indices, no bodies of scheduled mail)
-//! at the speed of the reader; a reader that takes nothing for [`REQUEST_WAIT`] loses both it and the connection. The body
+//! at the speed of the reader; a reader that takes nothing for Timeout.control loses both it and the connection. The body
 //! files stay until the connection ends.
 
-use super::{Ending, NOT_YOURS, REQUEST_WAIT, Visit, blocking};
+use super::{Ending, NOT_YOURS, Visit, blocking};
 use crate::control::proto::{self, Answer};
 use crate::store::backup::Rows;
 
@@ -46,7 +46,8 @@ impl Visit {
 
     async fn rows(&mut self, rows: Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), Ending> {
         let rows = Answer::Rows(rows);
-        match tokio::time::timeout(REQUEST_WAIT, proto::send(&mut self.stream, &rows)).await {
+        let wait = self.desk.house.config.timeouts.control;
+        match tokio::time::timeout(wait, proto::send(&mut self.stream, &rows)).await {
             Ok(sent) => Ok(sent?),
             Err(_) => Err(Ending::Connection),
         }

@@ -44,10 +44,7 @@ impl Visit {
         }
     }
 
-    async fn parts(
-        &mut self,
-        origin: &str,
-    ) -> Result<Result<(QueueId, bool), Refusal>, Ending> {
+    async fn parts(&mut self, origin: &str) -> Result<Result<(QueueId, bool), Refusal>, Ending> {
         let house = self.desk.house.clone();
         let mut taking = house.store.intake().map(Taking::new).map_err(try_later);
         let loading = loop {

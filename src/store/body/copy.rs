@@ -121,6 +121,6 @@ impl CopiedBodies {
 }
 
 fn close(number: u32, writing: Writing) -> Result<(), StoreError> {
-    let Writing { database, trouble } = writing;
+    let Writing { database, trouble, .. } = writing;
     Ok(database.close().map_err(|error| trouble.explain(&name(number), error.into()))?)
 }
