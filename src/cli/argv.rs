@@ -113,7 +113,11 @@ pub enum Mode {
     CheckConfig,
     /// -bt
     TestRules,
-    /// --help, -bO
+    /// -bO: every option with its value.
+    ListOptions,
+    /// mailstats
+    Statistics(super::mailstats::Form),
+    /// --help
     Help(Topic),
     /// --version
     Version,
@@ -143,6 +147,29 @@ fn wrong<T>(text: impl Into<String>) -> Result<T, UsageError> {
     Err(UsageError::Wrong(text.into()))
 }
 
+impl Invocation {
+    /// An invocation that says no more than this.
+    pub fn plain(
+        program: String,
+        mode: Mode,
+        config_file: Option<PathBuf>,
+        options: Vec<Setting>,
+    ) -> Invocation {
+        Invocation {
+            program,
+            mode,
+            config_file,
+            options,
+            macros: Vec::new(),
+            log_tag: None,
+            traffic_log: None,
+            debug: None,
+            debug_output: None,
+            notices: Vec::new(),
+        }
+    }
+}
+
 /// Understands `args`, argv[0] first.
 ///
 /// # Errors
@@ -151,6 +178,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
     let mut args = args.into_iter();
     let name = args.next().unwrap_or_default();
     let program = name.to_string_lossy().rsplit('/').next().unwrap_or_default().to_owned();
+    if program == "mailstats" {
+        let words = args.map(|word| word.to_string_lossy().into_owned()).collect();
+        return super::mailstats::parse(program, words);
+    }
     let scan = Scan::of(&program, args.map(Word::from).collect())?;
     let words = std::iter::once("kvmta".to_owned())
         .chain(scan.long)
@@ -331,6 +362,7 @@ struct Queue {
     pace: Option<Pace>,
     foreground: bool,
     lost: bool,
+    group: bool,
 }
 
 impl Queue {
@@ -353,6 +385,12 @@ impl Queue {
             Some('Q') => Field::Quarantine,
             Some('G') if negated => return wrong("Can not use -q!G"),
             _ if negated => return wrong(format!("-q{text}: ! goes with I, R, S and Q")),
+            Some('G') if self.group => return wrong("Can not use multiple -qG options"),
+            // sendmail's name for its only group, when nobody made others.
+            Some('G') if rest.as_str().trim() == "mqueue" => {
+                self.group = true;
+                return Ok(());
+            }
             Some('G') => return wrong(format!("Queue group {} unknown", rest.as_str().trim())),
             Some('L') => {
                 self.lost = true;
@@ -437,7 +475,8 @@ impl Reading {
             None => {}
         }
         let letter = self.mode_letter()?;
-        let queue = Queue::parse(self.all("queue"))?;
+        let mut queue = Queue::parse(self.all("queue"))?;
+        queue.asked |= self.program == "runq";
         let quarantine = self.last("quarantine").map(str::to_owned);
         if !matches!(letter, 'm' | 'd' | 'D' | 'p' | 'P') {
             if queue.asked {
@@ -472,7 +511,7 @@ impl Reading {
             'H' => Mode::PurgeHostStatus,
             'i' => Mode::Aliases,
             'C' => Mode::CheckConfig,
-            'O' => Mode::Help(Topic::Options),
+            'O' => Mode::ListOptions,
             't' => Mode::TestRules,
             'z' => return wrong("Frozen configurations unsupported"),
             other => return wrong(format!("Invalid operation mode {other}")),

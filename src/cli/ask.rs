@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use super::exit::Exit;
 use super::house::{self, Kind, Running};
 use crate::config::Config;
-use crate::control::client::{self, WAIT_MAX};
+use crate::control::client::{self, Asked, WAIT_MAX};
+use crate::control::proto::{Answer, Request};
 use crate::maillog::Maillog;
 use crate::store::{Store, StoreError};
 use crate::world::World;
@@ -37,6 +38,15 @@ pub struct Connected {
     pub stream: UnixStream,
     /// We hold the store: to be ended with [`Held::end`].
     pub held: Option<Held>,
+}
+
+impl Connected {
+    /// Asks nothing more; closes the store if it is we who hold it.
+    pub fn end(self) {
+        if let Some(Err(error)) = self.held.map(Held::end) {
+            eprintln!("kvmta: closing the queue: {error}");
+        }
+    }
 }
 
 /// The store, opened by this command, and the runtime it lives on.
@@ -110,6 +120,65 @@ fn hold(config: &Arc<Config>, log: Log<'_>) -> Result<Connected, HoldError> {
     let running = started?;
     let stream = client::connect(&config.queue_directory).map_err(|error| no(&error))?;
     Ok(Connected { stream, held: Some(Held { runtime, running }) })
+}
+
+/// Sends the request, gives every answer but the last to `each`, and ends the holder if it is us.
+pub fn exchange(
+    connected: Connected,
+    request: &Request,
+    each: &mut dyn FnMut(Answer) -> io::Result<()>,
+) -> Result<Exit, Unanswered> {
+    let Connected { stream, held } = connected;
+    let result = client::ask(stream, request).map_err(lost).and_then(|asked| answers(asked, each));
+    if let Some(Err(error)) = held.map(Held::end) {
+        eprintln!("kvmta: closing the queue: {error}");
+    }
+    result
+}
+
+fn answers(
+    mut asked: Asked,
+    each: &mut dyn FnMut(Answer) -> io::Result<()>,
+) -> Result<Exit, Unanswered> {
+    loop {
+        match asked.answer().map_err(lost)? {
+            Answer::Done { exit } => return Ok(Exit::from_code(i32::from(exit))),
+            Answer::Failed { text, exit } => {
+                return Err(Unanswered { text, exit: Exit::from_code(i32::from(exit)) });
+            }
+            answer => each(answer).map_err(broken_pipe)?,
+        }
+    }
+}
+
+/// The other side closed the connection before its last answer.
+pub fn lost(error: io::Error) -> Unanswered {
+    Unanswered {
+        text: format!("the queue went away in mid-answer: {error}; ask again"),
+        exit: Exit::TempFail,
+    }
+}
+
+/// What became of standard output: `kvmta -bp | head` is no error.
+pub fn broken_pipe(error: io::Error) -> Unanswered {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Unanswered { text: String::new(), exit: Exit::Ok },
+        _ => Unanswered { text: format!("cannot write: {error}"), exit: Exit::IoErr },
+    }
+}
+
+/// The status of a command, with what went wrong on standard error.
+pub fn finish(result: Result<Exit, Unanswered>) -> Exit {
+    match result {
+        Ok(exit) => exit,
+        Err(Unanswered { text, exit }) => {
+            // As the other side has it: some texts are sendmail's.
+            if !text.is_empty() {
+                eprintln!("{text}");
+            }
+            exit
+        }
+    }
 }
 
 fn later(text: String) -> Unanswered {

@@ -118,8 +118,8 @@ pub static MODES: &[(char, &str)] = &[
     ('H', "forget expired status of other hosts, as purgestat"),
     ('i', "rebuild the aliases, as newaliases"),
     ('C', "check the configuration"),
-    ('O', "list the options, as --help=options"),
-    ('t', "test rules"),
+    ('O', "list the options with their values, and where each was set"),
+    ('t', "test where addresses go, line by line"),
     ('a', "deliver, talking as in the ARPANET"),
 ];
 
@@ -166,7 +166,7 @@ pub fn flags() -> impl Iterator<Item = &'static Flag> {
 pub fn command() -> Command {
     let mut command = Command::new("kvmta")
         .about("Sends, receives and queues mail, as sendmail does")
-        .override_usage("kvmta [FLAGS] [RECIPIENT]...\n       mailq | newaliases | hoststat | purgestat | smtpd  [FLAGS]")
+        .override_usage("kvmta [FLAGS] [RECIPIENT]...\n       mailq | newaliases | hoststat | purgestat | smtpd | mailstats | runq  [FLAGS]")
         .disable_help_flag(true)
         .disable_version_flag(true)
         .after_help(lists())

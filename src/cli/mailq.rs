@@ -7,6 +7,7 @@
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
@@ -28,11 +29,25 @@ pub struct Heading<'a> {
     pub printed: Option<u64>,
 }
 
+/// How the rows are seen.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// -v: rows have the priority and each recipient its own status.
+    pub verbose: bool,
+    /// The zone of the times.
+    pub zone: TimeZone,
+    /// For [`View::min_queue_age`].
+    pub now: Timestamp,
+    /// MinQueueAge: messages tried less than this ago are marked `-`, as a run now would pass them over. None marks none.
+    pub min_queue_age: Option<Duration>,
+    /// RetryFactor
+    pub retry_factor: i64,
+}
+
 /// A listing being written.
 pub struct Listing<W: Write> {
     out: BufWriter<W>,
-    verbose: bool,
-    zone: TimeZone,
+    view: View,
     requests: u64,
     /// The minute that `date` is the ctime of: rows of one minute format it once.
     minute: Option<u64>,
@@ -51,17 +66,11 @@ const PLAIN: Cut = Cut { sender: 39, recipient: 38, text: 60 };
 const VERBOSE: Cut = Cut { sender: 78, recipient: 71, text: 100 };
 
 impl<W: Write> Listing<W> {
-    /// Writes the heading to `out`. With `verbose` (-v) rows have the priority and each recipient its own status;
-    /// times are those of `zone`.
+    /// Writes the heading to `out`.
     ///
     /// # Errors
     /// What `out` says.
-    pub fn begin(
-        out: W,
-        verbose: bool,
-        zone: TimeZone,
-        heading: &Heading<'_>,
-    ) -> io::Result<Listing<W>> {
+    pub fn begin(out: W, view: View, heading: &Heading<'_>) -> io::Result<Listing<W>> {
         let mut out = BufWriter::with_capacity(BUFFER, out);
         let Heading { directory, requests, printed } = heading;
         if *requests == 0 {
@@ -72,7 +81,7 @@ impl<W: Write> Listing<W> {
             if let Some(printed) = printed.filter(|printed| printed < requests) {
                 write!(out, ", only {printed} printed")?;
             }
-            let columns = if verbose {
+            let columns = if view.verbose {
                 "-----Q-ID----- --Size-- -Priority- ---Q-Time--- --------Sender/Recipient--------"
             } else {
                 "-----Q-ID----- --Size-- -----Q-Time----- ------------Sender/Recipient-----------"
@@ -80,7 +89,7 @@ impl<W: Write> Listing<W> {
             writeln!(out, ")\n{columns}")?;
         }
         let (minute, date, line) = (None, String::new(), Vec::new());
-        Ok(Listing { out, verbose, zone, requests: *requests, minute, date, line })
+        Ok(Listing { out, view, requests: *requests, minute, date, line })
     }
 
     /// Writes one message: its row, why it is held, its status, its open recipients.
@@ -88,7 +97,7 @@ impl<W: Write> Listing<W> {
     /// # Errors
     /// What the output says.
     pub fn entry(&mut self, entry: &Entry) -> io::Result<()> {
-        let cut = if self.verbose { VERBOSE } else { PLAIN };
+        let cut = if self.view.verbose { VERBOSE } else { PLAIN };
         self.line.clear();
         self.row(entry, &cut)?;
         self.trouble(entry, &cut);
@@ -116,11 +125,15 @@ impl<W: Write> Listing<W> {
         self.set_date(envelope.arrival);
         let line = &mut self.line;
         write!(line, "{}", entry.id)?;
-        line.push(if entry.in_flight { b'*' } else { b' ' });
+        line.push(match () {
+            () if entry.in_flight => b'*',
+            () if is_young(&self.view, entry) => b'-',
+            () => b' ',
+        });
         push_number(line, i128::from(envelope.body_file_len()), 8);
         line.push(b' ');
-        if self.verbose {
-            push_number(line, i128::from(envelope.priority), 10);
+        if self.view.verbose {
+            push_number(line, i128::from(entry.priority(self.view.retry_factor)), 10);
             line.push(if entry.warned { b'+' } else { b' ' });
             line.extend_from_slice(self.date.get(4..16).unwrap_or_default().as_bytes());
         } else {
@@ -163,10 +176,10 @@ impl<W: Write> Listing<W> {
 
     fn recipient(&mut self, recipient: &Recipient, cut: &Cut) {
         let line = &mut self.line;
-        line.extend_from_slice(if self.verbose { b"\t\t\t\t\t\t" } else { b"\t\t\t\t\t " });
+        line.extend_from_slice(if self.view.verbose { b"\t\t\t\t\t\t" } else { b"\t\t\t\t\t " });
         line.extend_from_slice(shortened(recipient.address.as_str(), cut.recipient).as_bytes());
         line.push(b'\n');
-        if let (true, RecipientState::Open(Some(report))) = (self.verbose, &recipient.state) {
+        if let (true, RecipientState::Open(Some(report))) = (self.view.verbose, &recipient.state) {
             line.extend_from_slice(b"\t\t (Deferred: ");
             let room = cut.text.saturating_sub("Deferred: ".len());
             line.extend_from_slice(shortened(&report.text, room).as_bytes());
@@ -178,10 +191,21 @@ impl<W: Write> Listing<W> {
     fn set_date(&mut self, time: Timestamp) {
         let minute = time.as_secs() / 60;
         if self.minute != Some(minute) {
-            self.date = time.ctime(&self.zone);
+            self.date = time.ctime(&self.view.zone);
             self.minute = Some(minute);
         }
     }
+}
+
+/// Whether every open job of it was tried less than MinQueueAge ago.
+fn is_young(view: &View, entry: &Entry) -> bool {
+    let Some(age) = view.min_queue_age.filter(|age| !age.is_zero()) else { return false };
+    let mut open =
+        entry.jobs.iter().filter(|job| job.recipients.iter().any(|r| r.state.is_open())).peekable();
+    open.peek().is_some()
+        && open.all(|job| {
+            job.attempts > 0 && job.last_attempt.is_some_and(|at| view.now < at.after(age))
+        })
 }
 
 /// The first `width` characters.

@@ -1,20 +1,31 @@
 //! PERSONALITIES: parse, call one function, print. What a person types ends here.
 
+pub mod aliases;
 pub mod argv;
 pub mod ask;
 pub mod daemon;
 pub mod exit;
+#[cfg(test)]
+mod golden;
 pub mod help;
+pub mod hoststat;
 pub mod house;
+pub mod identity;
 pub mod input;
+pub mod list;
 pub mod load;
 pub mod mailq;
+pub mod mailstats;
+pub mod quarantine;
 pub mod queue;
 pub mod send;
 pub mod spool;
+pub mod test_mode;
+pub mod verify;
 
 use std::ffi::OsString;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,6 +33,7 @@ use std::time::{Duration, SystemTime};
 use jiff::tz::TimeZone;
 
 use crate::config::check::{self, Diagnostic, Severity, Sources};
+use crate::config::given;
 use crate::config::host::HostNames;
 use crate::config::locate::{self, Facts};
 use crate::config::raw::Setting;
@@ -32,6 +44,9 @@ use crate::queue::run::Run;
 use crate::settle::RunSettings;
 use argv::{Invocation, Mode, Pace, UsageError};
 use exit::Exit;
+
+/// How long the last lines of the log may take.
+const LOG_WAIT: Duration = Duration::from_secs(2);
 
 /// The whole program: `arguments` with argv[0] first.
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
@@ -66,7 +81,7 @@ fn run(mut invocation: Invocation, arguments: Vec<OsString>) -> Exit {
     if invocation.mode == Mode::Version {
         return print(&format!("{}\n", help::version()));
     }
-    let (config, diagnostics) = match load(&invocation) {
+    let (config, diagnostics, settings) = match load(&invocation) {
         Ok(loaded) => loaded,
         Err(exit) => return exit,
     };
@@ -75,6 +90,9 @@ fn run(mut invocation: Invocation, arguments: Vec<OsString>) -> Exit {
     }
     for diagnostic in diagnostics.iter().filter(|found| found.severity > Severity::Notice) {
         eprintln!("{diagnostic}");
+    }
+    if let Some(debug) = &invocation.debug {
+        print(&identity::text(debug, &config));
     }
     let tag = invocation.log_tag.take();
     let mode = std::mem::replace(&mut invocation.mode, Mode::Version);
@@ -111,32 +129,40 @@ fn run(mut invocation: Invocation, arguments: Vec<OsString>) -> Exit {
             };
             queue::run(&Arc::new(config.clone()), run, &log)
         }
-        Mode::ListQueue { lost: true, .. } => {
-            // A store has no lost control files.
-            print(&format!(
-                "{} is empty\n\t\tTotal requests: 0\n",
-                config.queue_directory.display()
-            ))
-        }
+        Mode::ListQueue { lost: true, .. } => list::lost(&config),
         Mode::ListQueue { selection, .. } => {
-            queue::list(&Arc::new(config.clone()), selection, &log)
+            list::list(&Arc::new(config.clone()), selection, now(), &log)
         }
-        Mode::CountQueue => queue::count(&Arc::new(config.clone()), &log),
-        Mode::HostStatus => queue::hosts(&Arc::new(config.clone()), &log),
-        Mode::PurgeHostStatus => {
-            not_yet("-bH: host status expires by itself after Timeout.hoststatus")
+        Mode::CountQueue => list::count(&Arc::new(config.clone()), &log),
+        Mode::HostStatus => hoststat::print(&Arc::new(config.clone()), now(), &log),
+        Mode::PurgeHostStatus => hoststat::purge(&Arc::new(config.clone()), &log),
+        Mode::Quarantine { selection, reason } => {
+            quarantine::quarantine(&Arc::new(config.clone()), selection, reason, &log)
         }
-        Mode::Quarantine { .. } => not_yet("-Q: holding and releasing messages"),
-        Mode::Verify { .. } => not_yet("-bv: verifying addresses"),
-        Mode::Aliases => not_yet("-bi: alias files"),
-        Mode::TestRules => not_yet("-bt: test mode"),
+        Mode::Verify { from_header, recipients } => {
+            verify::verify(&config, from_header, &recipients, &mut io::stdin().lock())
+        }
+        Mode::Aliases => new_aliases(&config, &settings, &log),
+        Mode::ListOptions => print(&given::listing(&settings)),
+        Mode::TestRules => test_mode::test(&config),
+        Mode::Statistics(_) => Exit::Unavailable,
         Mode::Help(_) | Mode::Version | Mode::CheckConfig => Exit::Ok,
     }
 }
 
-fn not_yet(what: &str) -> Exit {
-    eprintln!("kvmta: {what}: not in this version; nothing was done");
-    Exit::Unavailable
+/// `-bi`. That aliases are LocalRelay's is for the log: the text on standard output is sendmail's.
+fn new_aliases(config: &Config, settings: &Settings, log: ask::Log<'_>) -> Exit {
+    let alias_file = settings.get("AliasFile").and_then(|given| given.last());
+    let alias_file = alias_file.map_or("", |given| given.value.as_str());
+    let (text, exit) = aliases::rebuild(alias_file, &|path| path.exists(), &check::read_file);
+    let logged = std::path::Path::new(SYSLOG_SOCKET).exists();
+    if let Some(maillog) = logged.then(|| log(false)).and_then(Result::ok) {
+        for line in text.lines() {
+            maillog.aliases(line, config.local_relay.as_deref());
+        }
+        maillog.flush(LOG_WAIT);
+    }
+    exit.and(print(&text))
 }
 
 fn print(text: &str) -> Exit {
@@ -158,21 +184,32 @@ fn every(pace: Pace) -> Duration {
     }
 }
 
+/// What was set where, by the name of the option.
+type Settings = std::collections::BTreeMap<&'static str, Vec<given::Given>>;
+
 /// Finds queue and file, and reads the configuration.
-fn load(invocation: &Invocation) -> Result<(Config, Vec<Diagnostic>), Exit> {
-    configured(invocation.config_file.as_deref(), &invocation.options, &invocation.macros)
+fn load(invocation: &Invocation) -> Result<(Config, Vec<Diagnostic>, Settings), Exit> {
+    read(invocation.config_file.as_deref(), &invocation.options, &invocation.macros)
 }
 
-/// The configuration that these words of a command line mean, for the program and the tools beside it. What is wrong with it has been
+/// The configuration that these words of a command line mean, for the tools beside the program. What is wrong with it has been
 /// printed.
 ///
 /// # Errors
 /// The exit status.
 pub fn configured(
-    file: Option<&std::path::Path>,
+    file: Option<&Path>,
     options: &[Setting],
     macros: &[(String, String)],
 ) -> Result<(Config, Vec<Diagnostic>), Exit> {
+    read(file, options, macros).map(|(config, diagnostics, _)| (config, diagnostics))
+}
+
+fn read(
+    file: Option<&Path>,
+    options: &[Setting],
+    macros: &[(String, String)],
+) -> Result<(Config, Vec<Diagnostic>, Settings), Exit> {
     let facts = Facts::of_this_process();
     let location = locate::locate(file, options, &facts).map_err(|error| {
         eprintln!("kvmta: {error}");
@@ -185,10 +222,15 @@ pub fn configured(
         macros,
         read: &check::read_file,
     };
-    Config::load(&sources).map_err(|error| {
+    let (config, diagnostics) = Config::load(&sources).map_err(|error| {
         eprintln!("{error}");
         Exit::from(&error)
-    })
+    })?;
+    // It was read a moment ago; should it be gone, only the places of its settings are not told.
+    let file = location.config_file.as_deref();
+    let text = file.and_then(|path| check::read_file(path).ok()).unwrap_or_default();
+    let settings = given::given(file.map(|path| (path, text.as_str())), options);
+    Ok((config, diagnostics, settings))
 }
 
 /// `-bC`

@@ -92,7 +92,7 @@ pub enum ConfigError {
 }
 
 /// `No such file or directory`, without the number that std appends.
-fn reason(error: &io::Error) -> String {
+pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_owned()
 }
@@ -474,6 +474,7 @@ impl Reader<'_> {
         }
         config.destination_concurrency_max =
             config.destination_concurrency_max.min(config.concurrency_max);
+        config.macros = std::mem::take(&mut draft.macros);
         (self.draft.config, self.diagnostics)
     }
 

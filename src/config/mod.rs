@@ -5,6 +5,7 @@
 //! file is needed. No globals, no look-ups by name after start. Every default stands in [`Config::default`].
 
 pub mod check;
+pub mod given;
 pub mod host;
 mod idle;
 pub mod load;
@@ -161,6 +162,8 @@ pub struct Config {
     pub no_recipient_action: NoRecipientAction,
     /// Verbose (-v): the dialogue on standard output. Makes DeliveryMode interactive.
     pub verbose: bool,
+    /// Macros by name: $w $j $m $k, D lines, -M and -p.
+    pub macros: BTreeMap<String, String>,
     /// RunAsUser.
     pub run_as_user: Option<String>,
     /// TrustedUser.
@@ -518,6 +521,7 @@ impl Default for Config {
             resolver_retry: 2,
             no_recipient_action: NoRecipientAction::None,
             verbose: false,
+            macros: BTreeMap::new(),
             run_as_user: None,
             trusted_user: None,
             pid_file: None,

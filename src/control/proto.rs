@@ -88,6 +88,15 @@ pub enum Request {
     /// Every row of one snapshot, for a copy of the store. The bodies they name can be read by [`Request::Bytes`] for as long as the
     /// connection stands. For root and the daemon's user.
     Backup,
+    /// Hold the selected messages for a reason, or let them go without one. For root and the daemon's user.
+    Quarantine {
+        /// Which. Those that are held only if it asks for them, as all do that are to be let go.
+        selection: Selection,
+        /// Why.
+        reason: Option<String>,
+    },
+    /// Forget hosts not heard of for Timeout.hoststatus. For root and the daemon's user.
+    PurgeHosts,
     /// Somebody who wants to hold the store himself asks for it. Only a holder that is no daemon gives way.
     Yield,
 }
@@ -133,6 +142,8 @@ pub enum Answer {
     Counts(Counts),
     /// Host status.
     Hosts(Vec<HostOutcome>),
+    /// Messages of a [`Request::Quarantine`] with the reason each was held for before.
+    Quarantined(Vec<(QueueId, Option<String>)>),
     /// Octets of a message; none at its end.
     Bytes(Vec<u8>),
     /// Send the parts of the message.

@@ -7,6 +7,7 @@
 
 mod backup;
 mod load;
+mod quarantine;
 
 use std::io;
 use std::path::Path;
@@ -37,6 +38,8 @@ const CONNECTIONS_MAX: usize = 256;
 const MESSAGE_WAIT: Duration = Duration::from_secs(3600);
 /// What an ordinary user hears who asks for everything.
 const NOT_YOURS: &str = "only root and the daemon's user may read the messages of the queue";
+/// What an ordinary user hears who asks for a change: sendmail's words, and its status 64.
+const NOT_TRUSTED: &str = "Permission denied (real uid not trusted)";
 /// How long to wait when the machine has no descriptor or memory for a connection.
 const SHORTAGE_WAIT: Duration = Duration::from_millis(100);
 /// Entries in one page of a listing.
@@ -191,6 +194,8 @@ impl Visit {
             Request::Check => self.check().await,
             Request::Load { origin } => self.load(origin).await,
             Request::Backup => self.backup().await,
+            Request::Quarantine { selection, reason } => self.quarantine(selection, reason).await,
+            Request::PurgeHosts => self.purge_hosts().await,
             Request::Yield => {
                 if let Some(yield_to) = self.desk.yield_to.as_ref().filter(|_| self.is_trusted()) {
                     yield_to.send_replace(true);
@@ -391,6 +396,15 @@ impl Visit {
         }
     }
 
+    async fn purge_hosts(&mut self) -> Result<(), Ending> {
+        if !self.is_trusted() {
+            return self.fail(NOT_TRUSTED, 64).await;
+        }
+        let House { config, store, world, .. } = &self.desk.house;
+        store.purge_hosts(world.clock.now().before(config.timeouts.hoststatus)).await?;
+        self.done(0).await
+    }
+
     async fn check(&mut self) -> Result<(), Ending> {
         if !self.is_trusted() {
             return self.fail("only root and the daemon's user may check the queue", 77).await;
@@ -445,13 +459,10 @@ impl Visit {
         loop {
             let (store, selection) = (self.desk.house.store.clone(), selection.clone());
             let page = move || -> Result<(Vec<Entry>, Option<QueueId>, bool), StoreError> {
-                let mut entries = store.list(after, PAGE)?;
+                let entries = store.list(after, PAGE)?;
                 let last = entries.last().map(|entry| entry.id);
                 let at_end = entries.len() < PAGE;
-                entries.retain(|entry| {
-                    is_long(entry) || selection.terms.is_empty() || selection.matches(entry)
-                });
-                Ok((entries, last, at_end))
+                Ok((quarantine::selected(&store, &selection, entries)?, last, at_end))
             };
             let (mut entries, last, at_end) = blocking(page).await?;
             while let Some(at) = entries.iter().position(is_long) {

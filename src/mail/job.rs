@@ -156,6 +156,13 @@ impl Entry {
         self.jobs.iter().flat_map(|job| &job.recipients).filter(|r| r.state.is_open())
     }
 
+    /// Its priority by now: that of its submission, and RetryFactor for each attempt after the first.
+    pub fn priority(&self, retry_factor: i64) -> i64 {
+        let attempts = self.jobs.iter().map(|job| job.attempts).max().unwrap_or(0);
+        let retries = i64::from(attempts.saturating_sub(1));
+        self.envelope.priority.saturating_add(retries.saturating_mul(retry_factor))
+    }
+
     /// The status mailq prints for the message: that of its last attempted job.
     pub fn status(&self) -> Option<&str> {
         self.jobs

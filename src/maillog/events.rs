@@ -369,6 +369,16 @@ impl Maillog {
         self.write(1, Severity::Info, None, text);
     }
 
+    /// What newaliases found in an alias file, and that it builds nothing. Level 8.
+    pub fn aliases(&self, text: &str, local_relay: Option<&str>) {
+        let expander = match local_relay {
+            Some(relay) => format!("LocalRelay {} expands aliases", Atom(relay)),
+            None => "aliases are not expanded without LocalRelay".to_owned(),
+        };
+        let text = format_args!("{}; {expander}", Short(text, REPLY_MAX));
+        self.write(8, Severity::Info, None, text);
+    }
+
     /// `daemon MTA: listening on 192.0.2.1:25`. Level 9.
     pub fn listening(&self, daemon: &str, address: std::net::SocketAddr) {
         let text = format_args!("daemon {daemon}: listening on {address}");

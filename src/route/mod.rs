@@ -18,7 +18,7 @@ use crate::mail::outcome::Report;
 
 pub use mx::hops;
 pub use policy::{check_mail, check_rcpt};
-pub use table::{NextHopError, destination, local_relay, relay};
+pub use table::{NextHopError, destination, is_local, local_relay, relay};
 
 /// The client of a session, as policy sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -39,6 +39,11 @@ pub fn destination(config: &Config, address: &Address) -> Result<Destination, Re
     Ok(Destination { mailer: Mailer::Esmtp, next_hop })
 }
 
+/// Whether an address is of this machine: in class w, or without a domain.
+pub fn is_local(config: &Config, address: &Address) -> bool {
+    address.domain().is_none_or(|domain| is_in(&config.local_names, domain))
+}
+
 fn to_local(config: &Config, address: &Address) -> Result<Destination, Reply> {
     match &config.local_relay {
         Some(text) => local_relay(text).map_err(|error| misconfigured("LocalRelay", &error)),

@@ -12,7 +12,10 @@ use super::writer::Class;
 use super::{DestinationState, Store, StoreError};
 use crate::mail::job::{Destination, JobId};
 use crate::mail::outcome::HostOutcome;
+use crate::mail::time::Timestamp;
 
+/// Hosts looked at, and at most forgotten, by one batch.
+const PURGE_SLICE: usize = 500;
 /// Keys of AGENDA read at a time in the search for a lost one.
 const AGENDA_SLICE: usize = 1000;
 
@@ -108,6 +111,26 @@ impl Store {
         rows.into_iter().map(decode).collect()
     }
 
+    /// Forgets hosts not heard of since `before`. Durable. Gives how many.
+    ///
+    /// # Errors
+    /// `Full`, `Damaged`, `Unavailable`, `Closing`: some slices may be done.
+    pub async fn purge_hosts(&self, before: Timestamp) -> Result<u64, StoreError> {
+        let mut after: Option<String> = None;
+        let mut purged = 0;
+        loop {
+            let page = self.hosts(after.as_deref(), PURGE_SLICE)?;
+            let Some(last) = page.last() else { return Ok(purged) };
+            after = Some(last.host.clone());
+            let old = page.into_iter().filter(|host| host.at < before);
+            let old: Vec<String> = old.map(|host| host.host).collect();
+            if !old.is_empty() {
+                let forget = move |read: &dyn Read| forget_hosts(read, &old, before);
+                purged += self.core().writer.apply(Class::Acknowledged, 0, forget).await?;
+            }
+        }
+    }
+
     /// A job's destination is another one now (routing changed): re-keys it. A job that is gone or closed is left alone. Durable.
     ///
     /// # Errors
@@ -116,6 +139,24 @@ impl Store {
         let reroute = move |read: &dyn Read| Ok((reroute(read, id, &to)?, ()));
         self.core().writer.apply(Class::Acknowledged, 0, reroute).await
     }
+}
+
+/// Those of `hosts` that still have not been heard of since `before` go.
+fn forget_hosts(
+    read: &dyn Read,
+    hosts: &[String],
+    before: Timestamp,
+) -> Result<(Batch, u64), StoreError> {
+    let mut edit = Edit::on(read);
+    let mut forgotten = 0;
+    for name in hosts {
+        let host = load::<_, HostOutcome, _>(read, &HOST, name.as_str())?;
+        if host.is_some_and(|(host, _)| host.at < before) {
+            edit.delete(&HOST, name.as_str());
+            forgotten += 1;
+        }
+    }
+    Ok((edit.finish()?, forgotten))
 }
 
 /// The state of a destination whose AGENDA key does not stand where it should; none when it does, or there is no such row.

@@ -1,6 +1,7 @@
 //! Listings compared with those of sendmail 8.17 in `tests/golden/`, octet by octet.
 
 use super::*;
+use crate::cli::golden::printed;
 use crate::mail::envelope::{Envelope, Notify, TimeoutClass};
 use crate::mail::job::{BodyRef, Destination, EntryJob, Mailer};
 use crate::mail::outcome::Report;
@@ -12,14 +13,6 @@ const QUARANTINE: &str = include_str!("../../../tests/golden/quarantine.txt");
 
 const REFUSED: &str = "Deferred: Connection refused by down.example.net.";
 const SOFT: &str = "450 4.3.0 Error: command failed";
-
-/// What `command` printed in a golden file, without what Debian's mailq says of the submission queue.
-fn printed(golden: &str, command: &str) -> String {
-    let start = format!("$ {command}\n");
-    let (_, text) = golden.split_once(&start).expect("the file has the command");
-    let (text, _) = text.split_once("[exit").expect("every command has a status");
-    text.split_once("MTA Queue status...\n").map_or(text, |(_, text)| text).to_owned()
-}
 
 /// A message of 31 octets from root, `recipients` by blanks; `own` is what each of them met itself.
 fn entry(
@@ -109,7 +102,10 @@ fn list(entries: &[Entry], verbose: bool, printed: Option<u64>) -> String {
     let mut out = Vec::new();
     let directory = Path::new("/var/spool/mqueue");
     let heading = Heading { directory, requests: entries.len() as u64, printed };
-    let mut listing = Listing::begin(&mut out, verbose, TimeZone::UTC, &heading).unwrap();
+    let now = Timestamp::from_secs(1_795_328_425 + 60);
+    let min_queue_age = Some(Duration::ZERO);
+    let view = View { verbose, zone: TimeZone::UTC, now, min_queue_age, retry_factor: 90_000 };
+    let mut listing = Listing::begin(&mut out, view, &heading).unwrap();
     for entry in entries.iter().take(printed.unwrap_or(u64::MAX) as usize) {
         listing.entry(entry).unwrap();
     }
@@ -162,4 +158,34 @@ fn the_rest_of_the_columns() {
         "{text}"
     );
     assert!(text.contains("\n\t\t\t\t\t (100000 recipients)\n"), "{text}");
+}
+
+#[test]
+fn the_character_behind_the_id() {
+    let now = Timestamp::from_secs(1_795_328_425 + 60);
+    let mut entries = queue();
+    entries[0].in_flight = true;
+    entries[1].jobs[0].attempts = 0;
+    entries[2].jobs[0].last_attempt = Some(Timestamp::from_secs(1_795_328_425 - 300));
+    entries[3].jobs[0].attempts = 3;
+    let marks = |min_queue_age| {
+        let mut out = Vec::new();
+        let directory = Path::new("/q");
+        let heading = Heading { directory, requests: 4, printed: None };
+        let zone = TimeZone::UTC;
+        let view = View { verbose: true, zone, now, min_queue_age, retry_factor: 90_000 };
+        let mut listing = Listing::begin(&mut out, view, &heading).unwrap();
+        entries.iter().for_each(|entry| listing.entry(entry).unwrap());
+        listing.end().unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let rows = text.lines().filter(|line| line.starts_with("6AM"));
+        let marks: String = rows.clone().map(|row| row.chars().nth(14).unwrap()).collect();
+        (marks, rows.last().unwrap().to_owned())
+    };
+    assert_eq!(marks(None).0, "*   ");
+    assert_eq!(marks(Some(Duration::ZERO)).0, "*   ");
+    let (young, last) = marks(Some(Duration::from_secs(300)));
+    assert_eq!(young, "*  -");
+    // Two attempts after the first: 90074 and twice RetryFactor.
+    assert_eq!(last, "6AM6KPiB020585-      31     270074 Nov 22 06:20 root@lab.example.com");
 }
