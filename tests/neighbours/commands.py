@@ -103,8 +103,8 @@ with Scenario("commands") as s:
     # A report that nobody takes is held for the postmaster to see, not dropped.
     sink.no_reports = True
     expect(67, ["-odi", "-i", "-f", "gone@x.example", "hard@x.example"], label="a report with no way out")
-    held = wait_for(lambda: re.search(r"QUARANTINE: (.*)", kvmta.listing()), 10)
-    s.check(held, "a report with no way out is held, and -bp says why", kvmta.listing())
+    held = wait_for(lambda: re.search(r"QUARANTINE: (.*)", kvmta.listing("-qQ")), 10)
+    s.check(held, "a report with no way out is held, and -bp -qQ says why", kvmta.listing("-qQ"))
     sink.no_reports = False
 
     # One queue has one daemon.
