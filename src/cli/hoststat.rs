@@ -49,11 +49,19 @@ fn row(host: &HostOutcome, now: Timestamp, width: usize) -> String {
     let text = match (host.up, host.text.as_str()) {
         (true, "") => "OK".to_owned(),
         (true, text) => text.to_owned(),
-        (false, text) => format!("Deferred: {text}"),
+        (false, text) => format!("Deferred: {}", without_host(text, &host.host)),
     };
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let text: String = text.chars().take(width).collect();
     format!(" {:<39} {age:>12} {text}", host.host)
+}
+
+/// The trouble without the host, which stands in the row already: `Connection refused by mx.example.` is `Connection refused`.
+fn without_host<'a>(text: &'a str, host: &str) -> &'a str {
+    let before = text.trim_end_matches('.').strip_suffix(host.trim_end_matches('.'));
+    let before =
+        before.and_then(|text| [" by ", " with "].iter().find_map(|word| text.strip_suffix(word)));
+    before.unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -75,7 +83,7 @@ mod tests {
         };
         let hosts = [
             host("ok.example.net", true, "250 2.0.0 Ok"),
-            host("down.example.net", false, "Connection refused"),
+            host("down.example.net", false, "Connection refused by down.example.net."),
             host("soft.example.net", true, ""),
         ];
         for (command, width) in

@@ -42,6 +42,8 @@ pub struct View {
     pub min_queue_age: Option<Duration>,
     /// RetryFactor
     pub retry_factor: i64,
+    /// Messages with a higher priority wait for the load to fall, and are marked `X`.
+    pub priority_max: Option<i64>,
 }
 
 /// A listing being written.
@@ -123,17 +125,19 @@ impl<W: Write> Listing<W> {
     fn row(&mut self, entry: &Entry, cut: &Cut) -> io::Result<()> {
         let envelope = &entry.envelope;
         self.set_date(envelope.arrival);
+        let priority = entry.priority(self.view.retry_factor);
         let line = &mut self.line;
         write!(line, "{}", entry.id)?;
         line.push(match () {
             () if entry.in_flight => b'*',
             () if is_young(&self.view, entry) => b'-',
+            () if self.view.priority_max.is_some_and(|max| priority > max) => b'X',
             () => b' ',
         });
         push_number(line, i128::from(envelope.body_file_len()), 8);
         line.push(b' ');
         if self.view.verbose {
-            push_number(line, i128::from(entry.priority(self.view.retry_factor)), 10);
+            push_number(line, i128::from(priority), 10);
             line.push(if entry.warned { b'+' } else { b' ' });
             line.extend_from_slice(self.date.get(4..16).unwrap_or_default().as_bytes());
         } else {

@@ -23,24 +23,24 @@ pub fn quarantine(
     let request = Request::Quarantine { selection, reason: reason.clone() };
     let mut changes = 0u64;
     let mut out = io::stdout();
-    let result = ask::connect(config, log).and_then(|connected| {
-        if config.verbose {
-            writeln!(out, "Processing {}:", config.queue_directory.display())
-                .map_err(ask::broken_pipe)?;
+    let mut heading = Some(format!("Processing {}:", config.queue_directory.display()));
+    let mut say = |text: &str| match config.verbose {
+        // The heading comes with the first line: whoever may not do this does not see it.
+        true => {
+            let heading = heading.take().map(|heading| heading + "\n").unwrap_or_default();
+            writeln!(out, "{heading}{text}")
         }
+        false => Ok(()),
+    };
+    let result = ask::connect(config, log).and_then(|connected| {
         let exit = ask::exchange(connected, &request, &mut |answer| {
             let Answer::Quarantined(page) = answer else { return Ok(()) };
-            for (id, was) in page {
-                changes += u64::from(was != reason);
-                if config.verbose {
-                    writeln!(out, "{}", line(id, was.as_deref(), reason.as_deref()))?;
-                }
-            }
-            Ok(())
+            page.iter().try_for_each(|(id, was)| {
+                changes += u64::from(*was != reason);
+                say(&line(*id, was.as_deref(), reason.as_deref()))
+            })
         })?;
-        if config.verbose {
-            writeln!(out, "{}", sum(changes)).map_err(ask::broken_pipe)?;
-        }
+        say(&sum(changes)).map_err(ask::broken_pipe)?;
         Ok(exit)
     });
     ask::finish(result)

@@ -71,7 +71,13 @@ pub fn verify(
     recipients.iter().for_each(|typed| report.typed(typed));
     if from_header {
         match header_of(config, input) {
-            Ok(header) => header.recipients().into_iter().for_each(|item| report.item(item)),
+            Ok(header) => {
+                let found = header.recipients();
+                if found.is_empty() && recipients.is_empty() {
+                    report.lines.push("No recipient addresses found in header\n".to_owned());
+                }
+                found.into_iter().for_each(|item| report.item(item));
+            }
             Err(error) => {
                 eprintln!("kvmta: cannot read the message: {error}");
                 report.exit = report.exit.and(Exit::IoErr);

@@ -104,7 +104,9 @@ fn list(entries: &[Entry], verbose: bool, printed: Option<u64>) -> String {
     let heading = Heading { directory, requests: entries.len() as u64, printed };
     let now = Timestamp::from_secs(1_795_328_425 + 60);
     let min_queue_age = Some(Duration::ZERO);
-    let view = View { verbose, zone: TimeZone::UTC, now, min_queue_age, retry_factor: 90_000 };
+    let zone = TimeZone::UTC;
+    let (retry_factor, priority_max) = (90_000, None);
+    let view = View { verbose, zone, now, min_queue_age, retry_factor, priority_max };
     let mut listing = Listing::begin(&mut out, view, &heading).unwrap();
     for entry in entries.iter().take(printed.unwrap_or(u64::MAX) as usize) {
         listing.entry(entry).unwrap();
@@ -168,12 +170,13 @@ fn the_character_behind_the_id() {
     entries[1].jobs[0].attempts = 0;
     entries[2].jobs[0].last_attempt = Some(Timestamp::from_secs(1_795_328_425 - 300));
     entries[3].jobs[0].attempts = 3;
-    let marks = |min_queue_age| {
+    let marks = |min_queue_age, priority_max| {
         let mut out = Vec::new();
         let directory = Path::new("/q");
         let heading = Heading { directory, requests: 4, printed: None };
         let zone = TimeZone::UTC;
-        let view = View { verbose: true, zone, now, min_queue_age, retry_factor: 90_000 };
+        let (verbose, retry_factor) = (true, 90_000);
+        let view = View { verbose, zone, now, min_queue_age, retry_factor, priority_max };
         let mut listing = Listing::begin(&mut out, view, &heading).unwrap();
         entries.iter().for_each(|entry| listing.entry(entry).unwrap());
         listing.end().unwrap();
@@ -182,10 +185,10 @@ fn the_character_behind_the_id() {
         let marks: String = rows.clone().map(|row| row.chars().nth(14).unwrap()).collect();
         (marks, rows.last().unwrap().to_owned())
     };
-    assert_eq!(marks(None).0, "*   ");
-    assert_eq!(marks(Some(Duration::ZERO)).0, "*   ");
-    let (young, last) = marks(Some(Duration::from_secs(300)));
-    assert_eq!(young, "*  -");
+    assert_eq!(marks(None, None).0, "*   ");
+    assert_eq!(marks(Some(Duration::ZERO), Some(60_074)).0, "*  X");
+    let (young, last) = marks(Some(Duration::from_secs(300)), Some(40_000));
+    assert_eq!(young, "* X-");
     // Two attempts after the first: 90074 and twice RetryFactor.
     assert_eq!(last, "6AM6KPiB020585-      31     270074 Nov 22 06:20 root@lab.example.com");
 }
