@@ -8,25 +8,23 @@
 //!
 //! Pure: reads nothing, prints nothing. The texts of errors are sendmail's.
 
+mod queue;
+mod words;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgMatches;
 
+use self::queue::Queue;
+use self::words::{envid, hops, log_tag, macro_of, notify, one_line, ret};
 use super::help::{self, Becomes, Flag, Topic, Value};
 use crate::config::raw::Setting;
-use crate::config::value::{self, Unit};
-use crate::mail::envelope::{BodyType, Notify, Ret};
-use crate::mail::selection::{Field, Selection, Term};
+use crate::config::value;
+use crate::mail::envelope::BodyType;
+use crate::mail::selection::Selection;
 use crate::mail::submission::Submission;
-
-/// Longest -L tag, in characters, as in sendmail.
-const TAG_MAX: usize = 32;
-/// Longest ENVID (RFC 3461 4.4).
-const ENVID_MAX: usize = 100;
-/// The wait of -qp without a time.
-const CONTINUOUS_WAIT: Duration = Duration::from_secs(1);
 
 /// What the caller wants.
 #[derive(Clone, PartialEq, Debug)]
@@ -354,78 +352,6 @@ fn following(
     Ok((next.map(|word| word.text), valid))
 }
 
-/// What -q said, all occurrences together.
-#[derive(Default)]
-struct Queue {
-    asked: bool,
-    selection: Selection,
-    pace: Option<Pace>,
-    foreground: bool,
-    lost: bool,
-    group: bool,
-}
-
-impl Queue {
-    fn parse<'a>(values: impl Iterator<Item = &'a str>) -> Result<Queue, UsageError> {
-        let mut queue = Queue::default();
-        for text in values {
-            queue.asked = true;
-            queue.add(text)?;
-        }
-        Ok(queue)
-    }
-
-    fn add(&mut self, text: &str) -> Result<(), UsageError> {
-        let (negated, rest) = text.strip_prefix('!').map_or((false, text), |rest| (true, rest));
-        let mut rest = rest.chars();
-        let field = match rest.next() {
-            Some('I') => Field::QueueId,
-            Some('R') => Field::Recipient,
-            Some('S') => Field::Sender,
-            Some('Q') => Field::Quarantine,
-            Some('G') if negated => return wrong("Can not use -q!G"),
-            _ if negated => return wrong(format!("-q{text}: ! goes with I, R, S and Q")),
-            Some('G') if self.group => return wrong("Can not use multiple -qG options"),
-            // sendmail's name for its only group, when nobody made others.
-            Some('G') if rest.as_str().trim() == "mqueue" => {
-                self.group = true;
-                return Ok(());
-            }
-            Some('G') => return wrong(format!("Queue group {} unknown", rest.as_str().trim())),
-            Some('L') => {
-                self.lost = true;
-                return Ok(());
-            }
-            Some('f') if rest.as_str().is_empty() => {
-                self.foreground = true;
-                return Ok(());
-            }
-            Some('p') => {
-                let wait = match rest.as_str() {
-                    "" => CONTINUOUS_WAIT,
-                    time => interval(time)?.unwrap_or(CONTINUOUS_WAIT),
-                };
-                self.pace = Some(Pace::Continuous(wait));
-                return Ok(());
-            }
-            _ => {
-                self.pace = interval(text)?.map(Pace::Every).or(self.pace);
-                return Ok(());
-            }
-        };
-        self.selection.terms.push(Term { field, negated, substring: rest.as_str().to_owned() });
-        Ok(())
-    }
-}
-
-/// A time in minutes; none for 0, which asks for one run.
-fn interval(text: &str) -> Result<Option<Duration>, UsageError> {
-    let text = if text.is_empty() { "0" } else { text };
-    let length = value::time(text, Unit::Minutes);
-    let length = length.map_err(|fault| UsageError::Wrong(fault.to_string()))?;
-    Ok((!length.is_zero()).then_some(length))
-}
-
 /// What clap found, on its way to the invocation.
 struct Reading {
     program: String,
@@ -639,71 +565,6 @@ impl Reading {
             }
         }
     }
-}
-
-/// `Xvalue` or `{name}value`
-fn macro_of(text: &str) -> (String, String) {
-    if let Some((name, value)) = text.strip_prefix('{').and_then(|text| text.split_once('}')) {
-        return (name.to_owned(), value.to_owned());
-    }
-    let Setting { name, value } = Setting::letter(text);
-    (name, value)
-}
-
-/// Without line ends and other control characters: it goes into a header.
-fn one_line(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
-}
-
-fn log_tag(text: &str) -> String {
-    let clean = |c: char| if c == '%' || !(' '..='~').contains(&c) { '*' } else { c };
-    text.chars().take(TAG_MAX).map(clean).collect()
-}
-
-fn notify(text: &str) -> Result<Notify, UsageError> {
-    if text.eq_ignore_ascii_case("never") {
-        return Ok(Notify::Never);
-    }
-    let (mut success, mut failure, mut delay) = (false, false, false);
-    for word in text.split(',') {
-        match word.trim().to_ascii_lowercase().as_str() {
-            "success" => success = true,
-            "failure" => failure = true,
-            "delay" => delay = true,
-            _ => return wrong("Invalid -N argument"),
-        }
-    }
-    Ok(Notify::On { success, failure, delay })
-}
-
-fn ret(text: &str) -> Result<Ret, UsageError> {
-    match text.to_ascii_lowercase().as_str() {
-        "full" => Ok(Ret::Full),
-        "hdrs" => Ok(Ret::Headers),
-        _ => wrong("Invalid -R value"),
-    }
-}
-
-fn hops(text: &str) -> Result<u32, UsageError> {
-    let shown = value::shown(text);
-    text.parse().map_err(|_| UsageError::Wrong(format!("Bad hop count ({shown})")))
-}
-
-/// xtext: printable ASCII without `=`, `+` only before two upper-case hexadecimal digits (RFC 3461 4).
-fn envid(text: String) -> Result<String, UsageError> {
-    let hex = |digit: Option<u8>| digit.is_some_and(|d| matches!(d, b'0'..=b'9' | b'A'..=b'F'));
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        let good = match byte {
-            b'+' => hex(bytes.next()) && hex(bytes.next()),
-            b'!'..=b'~' => byte != b'=',
-            _ => false,
-        };
-        if !good {
-            return wrong("Invalid syntax in -V flag");
-        }
-    }
-    if text.len() > ENVID_MAX { wrong("Invalid syntax in -V flag") } else { Ok(text) }
 }
 
 #[cfg(test)]

@@ -5,12 +5,18 @@
 //! second is refused: figures are part of the queue, not of a file. `-O Name=value` and `-oQDIRECTORY` choose a queue.
 
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
 use super::argv::{Invocation, Mode, UsageError};
+use super::ask::{self, Log};
+use super::exit::Exit;
+use crate::config::Config;
 use crate::config::raw::Setting;
+use crate::control::proto::{Answer, Request};
 use crate::mail::job::Mailer;
 use crate::mail::statistics::{Figures, Statistics};
 use crate::mail::time::Timestamp;
@@ -82,6 +88,21 @@ pub fn parse(program: String, words: Vec<String>) -> Result<Invocation, UsageErr
         }
     }
     Ok(Invocation::plain(program, Mode::Statistics(form), config_file, options))
+}
+
+/// Prints what was counted.
+pub fn print(config: &Arc<Config>, form: Form, now: Timestamp, log: Log<'_>) -> Exit {
+    let request = Request::Statistics { reset: form.reset };
+    let result = ask::connect(config, log).and_then(|connected| {
+        ask::exchange(connected, &request, &mut |answer| match answer {
+            Answer::Statistics(statistics) => {
+                let text = table(&statistics, form, now, &TimeZone::system());
+                io::stdout().write_all(text.as_bytes())
+            }
+            _ => Ok(()),
+        })
+    });
+    ask::finish(result)
 }
 
 /// sendmail's number of a mailer, by the order of M lines in its own files; ours for LMTP comes behind those.

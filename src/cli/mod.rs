@@ -35,7 +35,7 @@ use jiff::tz::TimeZone;
 use crate::config::check::{self, Diagnostic, Severity, Sources};
 use crate::config::given;
 use crate::config::host::HostNames;
-use crate::config::locate::{self, Facts};
+use crate::config::locate::{self, Facts, Location};
 use crate::config::raw::Setting;
 use crate::config::{Config, DeliveryMode, options};
 use crate::mail::time::Timestamp;
@@ -81,7 +81,7 @@ fn run(mut invocation: Invocation, arguments: Vec<OsString>) -> Exit {
     if invocation.mode == Mode::Version {
         return print(&format!("{}\n", help::version()));
     }
-    let (config, diagnostics, settings) = match load(&invocation) {
+    let Loaded { config, diagnostics, location } = match load(&invocation) {
         Ok(loaded) => loaded,
         Err(exit) => return exit,
     };
@@ -142,10 +142,10 @@ fn run(mut invocation: Invocation, arguments: Vec<OsString>) -> Exit {
         Mode::Verify { from_header, recipients } => {
             verify::verify(&config, from_header, &recipients, &mut io::stdin().lock())
         }
-        Mode::Aliases => new_aliases(&config, &settings, &log),
-        Mode::ListOptions => print(&given::listing(&settings)),
+        Mode::Aliases => new_aliases(&config, &settings(&location, &invocation.options), &log),
+        Mode::ListOptions => print(&given::listing(&settings(&location, &invocation.options))),
         Mode::TestRules => test_mode::test(&config),
-        Mode::Statistics(_) => Exit::Unavailable,
+        Mode::Statistics(form) => mailstats::print(&Arc::new(config.clone()), form, now(), &log),
         Mode::Help(_) | Mode::Version | Mode::CheckConfig => Exit::Ok,
     }
 }
@@ -184,11 +184,15 @@ fn every(pace: Pace) -> Duration {
     }
 }
 
-/// What was set where, by the name of the option.
-type Settings = std::collections::BTreeMap<&'static str, Vec<given::Given>>;
+/// The configuration in force, what is to be said about it, and where it came from.
+struct Loaded {
+    config: Config,
+    diagnostics: Vec<Diagnostic>,
+    location: Location,
+}
 
 /// Finds queue and file, and reads the configuration.
-fn load(invocation: &Invocation) -> Result<(Config, Vec<Diagnostic>, Settings), Exit> {
+fn load(invocation: &Invocation) -> Result<Loaded, Exit> {
     read(invocation.config_file.as_deref(), &invocation.options, &invocation.macros)
 }
 
@@ -202,14 +206,14 @@ pub fn configured(
     options: &[Setting],
     macros: &[(String, String)],
 ) -> Result<(Config, Vec<Diagnostic>), Exit> {
-    read(file, options, macros).map(|(config, diagnostics, _)| (config, diagnostics))
+    read(file, options, macros).map(|loaded| (loaded.config, loaded.diagnostics))
 }
 
 fn read(
     file: Option<&Path>,
     options: &[Setting],
     macros: &[(String, String)],
-) -> Result<(Config, Vec<Diagnostic>, Settings), Exit> {
+) -> Result<Loaded, Exit> {
     let facts = Facts::of_this_process();
     let location = locate::locate(file, options, &facts).map_err(|error| {
         eprintln!("kvmta: {error}");
@@ -226,11 +230,17 @@ fn read(
         eprintln!("{error}");
         Exit::from(&error)
     })?;
+    Ok(Loaded { config, diagnostics, location })
+}
+
+/// What was set where, by the name of the option.
+type Settings = std::collections::BTreeMap<&'static str, Vec<given::Given>>;
+
+fn settings(location: &Location, options: &[Setting]) -> Settings {
     // It was read a moment ago; should it be gone, only the places of its settings are not told.
     let file = location.config_file.as_deref();
     let text = file.and_then(|path| check::read_file(path).ok()).unwrap_or_default();
-    let settings = given::given(file.map(|path| (path, text.as_str())), options);
-    Ok((config, diagnostics, settings))
+    given::given(file.map(|path| (path, text.as_str())), options)
 }
 
 /// `-bC`

@@ -16,6 +16,7 @@ use crate::mail::loading::Loading;
 use crate::mail::outcome::HostOutcome;
 use crate::mail::queue_id::QueueId;
 use crate::mail::selection::Selection;
+use crate::mail::statistics::Statistics;
 use crate::mail::submission::{Submission, SubmissionRefused};
 use crate::queue::run::Run;
 use crate::store::Counts;
@@ -97,6 +98,11 @@ pub enum Request {
     },
     /// Forget hosts not heard of for Timeout.hoststatus. For root and the daemon's user.
     PurgeHosts,
+    /// What was counted for mailstats; with `reset`, for root and the daemon's user, counting begins anew.
+    Statistics {
+        /// `mailstats -p`
+        reset: bool,
+    },
     /// Somebody who wants to hold the store himself asks for it. Only a holder that is no daemon gives way.
     Yield,
 }
@@ -144,6 +150,8 @@ pub enum Answer {
     Hosts(Vec<HostOutcome>),
     /// Messages of a [`Request::Quarantine`] with the reason each was held for before.
     Quarantined(Vec<(QueueId, Option<String>)>),
+    /// What was counted.
+    Statistics(Statistics),
     /// Octets of a message; none at its end.
     Bytes(Vec<u8>),
     /// Send the parts of the message.

@@ -196,6 +196,7 @@ impl Visit {
             Request::Backup => self.backup().await,
             Request::Quarantine { selection, reason } => self.quarantine(selection, reason).await,
             Request::PurgeHosts => self.purge_hosts().await,
+            Request::Statistics { reset } => self.statistics(reset).await,
             Request::Yield => {
                 if let Some(yield_to) = self.desk.yield_to.as_ref().filter(|_| self.is_trusted()) {
                     yield_to.send_replace(true);
@@ -394,6 +395,13 @@ impl Visit {
             after = Some(last.host.clone());
             self.say(&Answer::Hosts(page)).await?;
         }
+    }
+
+    async fn statistics(&mut self, reset: bool) -> Result<(), Ending> {
+        if reset && !self.is_trusted() {
+            return self.fail(NOT_TRUSTED, 64).await;
+        }
+        self.fail("this version keeps no figures for mailstats yet", 69).await
     }
 
     async fn purge_hosts(&mut self) -> Result<(), Ending> {

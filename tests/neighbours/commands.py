@@ -107,6 +107,32 @@ with Scenario("commands") as s:
     s.check(held, "a report with no way out is held, and -bp -qQ says why", kvmta.listing("-qQ"))
     sink.no_reports = False
 
+    # Holding, letting go, looking, forgetting: sendmail's words.
+    kvmta.submit(text, "me@x.example", "hold@y.example", args=("-odq",))
+    one = kvmta.ids("-qRhold@y")[0]
+    expect(0, ["-Qtesting", "-qRhold@y", "-v"], out=rf"^Processing \S+:\n{one}: Quarantined with \"testing\"\n1 change\n$".encode())
+    s.check("hold@y.example" not in kvmta.listing() and f"{one} " in kvmta.listing("-qQtest"), "-Q: only -bp -qQ shows it", kvmta.listing())
+    s.check("     QUARANTINE: testing\n" in kvmta.listing("-qQ"), "-bp -qQ says why")
+    expect(0, ["-Qother", "-qQtest", "-v"], out=rb'Quarantine changed from "testing" to "other"\n1 change\n')
+    expect(0, ["-q", "-v"], label="-Q: a plain run passes it over")
+    s.check(not sink.recipients()["hold@y.example"], "-Q: not tried")
+    other = kvmta.run(*settings, "-Q", "-qQ", user="nobody") if os.geteuid() == 0 else None
+    s.check(other is None or other.returncode == 64 and b"Permission denied" in other.stderr, "-Q: not for everybody", other)
+    expect(0, ["-Q", "-qQother", "-v"], out=rb'Removed quarantine of "other"\n1 change\n')
+    expect(0, ["-qRhold@y", "-v"], out=rb"hold@y\.example\.\.\. Sent")
+    expect(0, ["-bh"], out=rb"^ -+ Hostname -+ How long ago -+Results-+\n \[127\.0\.0\.1\] +\d\d:\d\d:\d\d 250 ")
+    expect(0, ["-bH", "-O", "Timeout.hoststatus=1h"], out=rb"^$")
+    expect(0, ["-bv", "a@x.example"], out=rb"^a@x\.example\.\.\. deliverable: mailer relay, host \[127\.0\.0\.1\]:\d+, user a@x\.example\n$")
+    expect(67, ["-bv", "nosuch"], out=rb"^nosuch\.\.\. User unknown\n$")
+    expect(0, ["-bt"], stdin=b"/parse root\n/quit\n", out=rb"^ADDRESS TEST MODE .*\nmailer local, user root\n> $")
+    aliases = s.dir / "aliases"
+    aliases.write_text("postmaster: root\nlist: a@x.example, b@x.example\n")
+    expect(0, ["-bi", "-O", f"AliasFile={aliases}"], out=rb"/aliases: 2 aliases, longest 24 bytes, 42 bytes total\n$")
+    aliases.write_text("postmaster\n")
+    expect(70, ["-bi", "-O", f"AliasFile={aliases}"], out=rb"/aliases: line 1: missing colon\n.*: 0 aliases, ")
+    expect(0, ["-bO"], out=rb"\nSmartHost=\[127\.0\.0\.1\]:\d+  \(command line\)\n")
+    expect(0, ["-d0.1", "-bv", "a@x.example"], out=rb"^Version kvmta/\S+\n Compiled with: .*SYSTEM IDENTITY.*\$j = ")
+
     # One queue has one daemon.
     other = subprocess.run([KVMTA, "-bd", f"-oQ{kvmta.dir}", "-O", f"DaemonPortOptions=Port={free_port()},Addr={LOCAL}"], capture_output=True, timeout=60)
     s.check(other.returncode == 69 and b"in use by another process" in other.stderr, "a second daemon says so and ends", (other.returncode, other.stderr))

@@ -181,9 +181,9 @@ fn the_character_behind_the_id() {
         entries.iter().for_each(|entry| listing.entry(entry).unwrap());
         listing.end().unwrap();
         let text = String::from_utf8(out).unwrap();
-        let rows = text.lines().filter(|line| line.starts_with("6AM"));
-        let marks: String = rows.clone().map(|row| row.chars().nth(14).unwrap()).collect();
-        (marks, rows.last().unwrap().to_owned())
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("6AM")).collect();
+        let marks: String = rows.iter().map(|row| row.chars().nth(14).unwrap()).collect();
+        (marks, (*rows.last().unwrap()).to_owned())
     };
     assert_eq!(marks(None, None).0, "*   ");
     assert_eq!(marks(Some(Duration::ZERO), Some(60_074)).0, "*  X");

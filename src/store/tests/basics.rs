@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::mail::outcome::HostOutcome;
 
 fn strings(recipients: &[&str]) -> Vec<String> {
     recipients.iter().map(|r| (*r).to_owned()).collect()
@@ -436,5 +437,36 @@ async fn moving_an_agenda_key_does_not_overtake_a_state_on_its_way() {
     assert_eq!(next, Some(until));
     let entry = store.entry(job.id.queue_id).expect("read").expect("there");
     assert_eq!(entry.status(), Some("Deferred: said so"));
+    assert_sound(&store);
+}
+
+#[tokio::test]
+async fn expired_host_status_is_forgotten() {
+    let site = Site::new();
+    let store = site.open();
+    let hear = |n: u32| HostOutcome {
+        host: format!("mx{n:04}.example"),
+        up: n.is_multiple_of(2),
+        text: "250 2.0.0 Ok".into(),
+        status: EnhancedStatus::new(2, 0, 0),
+        at: site.now(),
+    };
+    // More than one slice of old ones, some of them heard of again.
+    for n in 0..700 {
+        store.set_host(hear(n)).unwrap();
+        if n % 100 == 99 {
+            flush(&store).await;
+        }
+    }
+    site.pass(Duration::from_secs(3600));
+    (0..700).step_by(100).for_each(|n| store.set_host(hear(n)).unwrap());
+    flush(&store).await;
+    let before = site.now().before(Duration::from_secs(1800));
+    assert_eq!(store.purge_hosts(before).await.unwrap(), 693);
+    let left: Vec<String> =
+        store.hosts(None, 1000).unwrap().into_iter().map(|host| host.host).collect();
+    assert_eq!(left.len(), 7);
+    assert_eq!(left[1], "mx0100.example");
+    assert_eq!(store.purge_hosts(before).await.unwrap(), 0);
     assert_sound(&store);
 }
