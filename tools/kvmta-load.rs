@@ -26,7 +26,6 @@ use kvmta::config::raw::Setting;
 use kvmta::control::client::{self, Asked};
 use kvmta::control::proto::{Answer, Request};
 use kvmta::mail::time::Timestamp;
-use kvmta::maillog::{Maillog, SYSLOG_SOCKET};
 use kvmta::store::{Store, StoreError, StoreOptions, backup};
 
 /// Messages found and not yet taken by a worker: memory is theirs, not that of the spool.
@@ -134,11 +133,7 @@ fn load(args: &Args, config: &Arc<Config>) -> Result<u8, Failure> {
     if args.dry_run {
         return Ok(work(args, (0..WORKERS).map(|_| None).collect()));
     }
-    // Without syslog the lines of the log would come between ours.
-    let log = |_| match Path::new(SYSLOG_SOCKET).exists() {
-        true => open_log(config, Some("kvmta-load"), false),
-        false => Maillog::discard(),
-    };
+    let log = |whose| open_log(config, Some("kvmta-load"), whose);
     let Connected { stream, held } =
         ask::connect(config, &log).map_err(|error| (error.text, error.exit.code()))?;
     let lost = |error: io::Error| (format!("the queue cannot be asked: {error}"), 75);

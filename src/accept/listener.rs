@@ -8,12 +8,12 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Acceptor, Caller, Event};
@@ -79,14 +79,9 @@ impl Listener {
     }
 }
 
-/// Sessions by client; only clients that have one.
-type PerClient = Arc<Mutex<HashMap<IpAddr, usize>>>;
-
-/// The sessions of all listeners, counted.
+/// The sessions of all listeners, counted. What is too many the configuration in force says, so it may change between two clients.
 pub struct Sessions {
-    slots: Arc<Semaphore>,
-    total: u32,
-    per_client: PerClient,
+    shared: Arc<Shared>,
     rate: tokio::sync::Mutex<Rate>,
     recent: Mutex<Recent>,
 }
@@ -97,6 +92,21 @@ struct Recent {
     counts: HashMap<IpAddr, u32>,
 }
 
+/// What the sessions give back to.
+#[derive(Default)]
+struct Shared {
+    counts: Mutex<Counts>,
+    /// A session has ended.
+    ended: Notify,
+}
+
+#[derive(Default)]
+struct Counts {
+    total: usize,
+    /// Of those that are limited by client; only clients that have one.
+    per_client: HashMap<IpAddr, usize>,
+}
+
 /// Connections taken in the present second.
 struct Rate {
     second: Instant,
@@ -105,60 +115,73 @@ struct Rate {
 
 /// A session's place among the others; gives it back when dropped.
 struct Place {
-    _slot: OwnedSemaphorePermit,
-    client: Option<(IpAddr, PerClient)>,
+    shared: Arc<Shared>,
+    client: Option<IpAddr>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Some((address, counts)) = &self.client else { return };
-        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(address) {
+        let mut counts = self.shared.lock();
+        counts.total -= 1;
+        if let Some(address) = &self.client
+            && let Some(count) = counts.per_client.get_mut(address)
+        {
             *count -= 1;
             if *count == 0 {
-                counts.remove(address);
+                counts.per_client.remove(address);
             }
+        }
+        drop(counts);
+        self.shared.ended.notify_waiters();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Sessions {
+    /// None yet.
+    fn default() -> Sessions {
+        let rate = Rate { second: Instant::now(), taken: 0 };
+        Sessions {
+            shared: Arc::default(),
+            rate: tokio::sync::Mutex::new(rate),
+            recent: Mutex::new(Recent { began: Instant::now(), counts: HashMap::new() }),
         }
     }
 }
 
 impl Sessions {
-    /// None yet; `limit` at once (MaxDaemonChildren), 0 for [`SESSIONS_MAX`].
-    pub fn new(limit: usize) -> Sessions {
-        let total = if limit == 0 { SESSIONS_MAX } else { limit.min(u32::MAX as usize) };
-        Sessions {
-            slots: Arc::new(Semaphore::new(total)),
-            total: u32::try_from(total).unwrap_or(u32::MAX),
-            per_client: Arc::default(),
-            rate: tokio::sync::Mutex::new(Rate { second: Instant::now(), taken: 0 }),
-            recent: Mutex::new(Recent { began: Instant::now(), counts: HashMap::new() }),
-        }
-    }
-
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.total as usize - self.slots.available_permits()
+        self.shared.lock().total
     }
 
     /// A place for a client, or why there is none.
     fn enter(&self, acceptor: &Acceptor, address: IpAddr) -> Result<Place, &'static str> {
+        let limits = &acceptor.config.limits;
         if !acceptor.is_relay_client(address) && self.comes_too_often(acceptor, address) {
             return Err("Connection rate limit exceeded.");
         }
-        let slot = Arc::clone(&self.slots)
-            .try_acquire_owned()
-            .map_err(|_| "Too many connections; try again later")?;
-        let limit = acceptor.config.limits.sessions_per_client;
-        if limit == 0 || acceptor.is_relay_client(address) {
-            return Ok(Place { _slot: slot, client: None });
+        let max = if limits.sessions == 0 { SESSIONS_MAX } else { limits.sessions };
+        let mut counts = self.shared.lock();
+        if counts.total >= max {
+            return Err("Too many connections; try again later");
         }
-        let mut counts = self.per_client.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
-        if *count >= limit {
-            return Err("Too many open connections.");
+        let limit = limits.sessions_per_client;
+        let client = (limit != 0 && !acceptor.is_relay_client(address)).then_some(address);
+        if let Some(address) = client {
+            let count = counts.per_client.entry(address).or_default();
+            if *count >= limit {
+                return Err("Too many open connections.");
+            }
+            *count += 1;
         }
-        *count += 1;
-        Ok(Place { _slot: slot, client: Some((address, Arc::clone(&self.per_client))) })
+        counts.total += 1;
+        Ok(Place { shared: Arc::clone(&self.shared), client })
     }
 
     /// Counts a connection; whether the client has made more than it may in this window.
@@ -199,12 +222,19 @@ impl Sessions {
 
     /// Waits until every session has ended, at most [`STOP_WAIT`]: how many have not.
     pub async fn finish(&self) -> usize {
-        // All places at once are there only when no session holds one.
-        let all = self.slots.acquire_many(self.total);
-        match timeout(STOP_WAIT, all).await {
-            Ok(_) => 0,
-            Err(_) => self.count(),
-        }
+        let all = async {
+            loop {
+                // Before the look, or the last one might end between the two.
+                let ended = self.shared.ended.notified();
+                if self.count() == 0 {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        // Whether in time or not, the count says it.
+        let _ = timeout(STOP_WAIT, all).await;
+        self.count()
     }
 }
 

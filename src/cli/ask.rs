@@ -1,10 +1,17 @@
 //! A command and whoever holds the store: the running daemon, or, when none answers and we may, this process for a moment.
+//!
+//! A daemon that restarts is waited for ([`WAIT_MAX`]), by those who may not open the queue too. Root opens the queue of another
+//! user as that user, so that no file of root is in the daemon's way afterwards.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::Access;
+use rustix::process::{Gid, Uid};
 use tokio::time::Instant;
 
 use super::exit::Exit;
@@ -15,12 +22,24 @@ use crate::control::proto::{Answer, Request};
 use crate::maillog::Maillog;
 use crate::store::{Store, StoreError};
 use crate::world::World;
+use crate::world::real::RealClock;
 
 /// Between two looks whether the lock or the socket is free.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// Opens the operator's log, on standard error if true: only who holds the store needs it.
-pub type Log<'a> = &'a dyn Fn(bool) -> io::Result<Maillog>;
+/// Who writes into the operator's log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whose {
+    /// A daemon that somebody watches.
+    Foreground,
+    /// A daemon without a terminal.
+    Background,
+    /// A command that holds the store for a moment.
+    Command,
+}
+
+/// Opens the operator's log: only who holds the store needs it.
+pub type Log<'a> = &'a dyn Fn(Whose) -> io::Result<Maillog>;
 
 /// Why nobody could be asked.
 #[derive(Debug, thiserror::Error)]
@@ -62,64 +81,133 @@ impl Held {
     }
 }
 
-/// Connects to the daemon, or opens the store. Waits up to 10 s while somebody else is opening or closing it.
+/// Connects to the daemon, or opens the store. Waits up to 10 s for somebody who may, or who is opening or closing it, and says so
+/// with `-v`.
 ///
 /// # Errors
 /// 75 when there is no queue, or nobody to ask and no right to open it.
 pub fn connect(config: &Arc<Config>, log: Log<'_>) -> Result<Connected, Unanswered> {
     let directory = &config.queue_directory;
+    let shown = directory.display();
     let end = Instant::now() + WAIT_MAX;
+    let mut told = !config.verbose;
     loop {
         match client::connect(directory) {
             Ok(stream) => return Ok(Connected { stream, held: None }),
             Err(error) if client::is_absence(&error) => {}
             Err(error) => {
-                return Err(later(format!(
-                    "cannot ask the daemon of {}: {error}",
-                    directory.display()
-                )));
+                return Err(later(format!("cannot ask the daemon of {shown}: {error}")));
             }
         }
-        match hold(config, log) {
+        let why = match hold(config, log) {
             Ok(connected) => return Ok(connected),
-            Err(HoldError::Busy) if Instant::now() < end => std::thread::sleep(LOOK_AGAIN),
-            Err(HoldError::Busy) => {
-                return Err(later(format!(
-                    "the queue in {} is held by a process that does not answer",
-                    directory.display()
-                )));
-            }
+            Err(HoldError::Busy) => "it is held by a process that does not answer",
+            Err(HoldError::NotOurs) => "no daemon answers, and only its owner and root may open it",
             Err(HoldError::No(text)) => return Err(later(text)),
+        };
+        if Instant::now() >= end {
+            return Err(later(format!("the queue in {shown} cannot be reached: {why}")));
         }
+        if !std::mem::replace(&mut told, true) {
+            let seconds = WAIT_MAX.as_secs();
+            println!("Waiting up to {seconds} seconds for the queue in {shown}: {why}");
+        }
+        std::thread::sleep(LOOK_AGAIN);
     }
 }
 
 enum HoldError {
     /// Somebody else has it this moment.
     Busy,
+    /// We have no right to it.
+    NotOurs,
     No(String),
 }
 
+impl HoldError {
+    fn no(error: impl std::fmt::Display) -> HoldError {
+        HoldError::No(error.to_string())
+    }
+}
+
 fn hold(config: &Arc<Config>, log: Log<'_>) -> Result<Connected, HoldError> {
-    let no = |error: &dyn std::fmt::Display| HoldError::No(error.to_string());
-    let runtime = runtime().map_err(|error| no(&error))?;
-    let started = runtime.block_on(async {
-        let world = World::real(&house::dns_options(config)).map_err(|error| no(&error))?;
-        let options = house::store_options(config, world.clock.clone());
-        let store = match Store::open(options, false) {
-            Ok(store) => store,
-            Err(StoreError::Locked(_)) => return Err(HoldError::Busy),
-            Err(error) => return Err(no(&error)),
-        };
-        let maillog = log(false).map_err(|error| no(&error))?;
+    let directory = &config.queue_directory;
+    let rights = Access::READ_OK | Access::WRITE_OK;
+    match rustix::fs::access(directory.join("queue.redb"), rights) {
+        Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM | rustix::io::Errno::ROFS) => {
+            return Err(HoldError::NotOurs);
+        }
+        // What else there is to say the store says itself.
+        _ => {}
+    }
+    let maillog = log(Whose::Command).map_err(HoldError::no)?;
+    let owner = owner_to_become(directory).map_err(HoldError::no)?;
+    // Threads have their parent's user, so all of the house is its owner's, and this one stays who it is.
+    let started = std::thread::scope(|scope| {
+        let housekeeper = scope.spawn(|| {
+            owner.map_or(Ok(()), become_owner).map_err(HoldError::no)?;
+            open(config, maillog, owner)
+        });
+        housekeeper.join()
+    });
+    let (runtime, running) =
+        started.unwrap_or_else(|_| Err(HoldError::no("the queue's thread failed")))?;
+    let stream = client::connect(&config.queue_directory).map_err(HoldError::no)?;
+    Ok(Connected { stream, held: Some(Held { runtime, running }) })
+}
+
+type Owner = (Uid, Gid);
+
+/// Whose queue it is, when we are root and he is not.
+fn owner_to_become(directory: &Path) -> io::Result<Option<Owner>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let found = match std::fs::metadata(directory) {
+        Ok(found) => found,
+        // The store has the words for it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let owner = (Uid::from_raw(found.uid()), Gid::from_raw(found.gid()));
+    Ok((!owner.0.is_root()).then_some(owner))
+}
+
+/// Makes this thread, and those it will start, the owner's.
+fn become_owner((uid, gid): Owner) -> io::Result<()> {
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_gid(gid)?;
+    rustix::thread::set_thread_uid(uid)?;
+    Ok(())
+}
+
+fn open(
+    config: &Arc<Config>,
+    maillog: Maillog,
+    owner: Option<Owner>,
+) -> Result<(tokio::runtime::Runtime, Running), HoldError> {
+    let options = house::store_options(config, Arc::new(RealClock));
+    let store = match Store::open(options, false) {
+        Ok(store) => store,
+        Err(StoreError::Locked(_)) => return Err(HoldError::Busy),
+        Err(error) => return Err(HoldError::no(error)),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_start(move || {
+            // Some threads are started later, by this or that one. One that cannot change fails at the queue's files.
+            let _ = owner.map(become_owner);
+        })
+        .build()
+        .map_err(HoldError::no)?;
+    let running = runtime.block_on(async {
+        let world = World::real(&house::dns_options(config)).map_err(HoldError::no)?;
         let config = config.clone();
         house::start(config, world, store, Vec::new(), None, maillog, Kind::Holder)
             .await
-            .map_err(|error| no(&error))
-    });
-    let running = started?;
-    let stream = client::connect(&config.queue_directory).map_err(|error| no(&error))?;
-    Ok(Connected { stream, held: Some(Held { runtime, running }) })
+            .map_err(HoldError::no)
+    })?;
+    Ok((runtime, running))
 }
 
 /// Sends the request, gives every answer but the last to `each`, and ends the holder if it is us.

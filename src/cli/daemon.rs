@@ -2,34 +2,43 @@
 //!
 //! `-bd` runs this program again as `-bD` in a new session, with standard output as a readiness pipe: the parent leaves
 //! with 0 once the child listens, else with the child's error and status. Privileges are dropped before the runtime
-//! starts threads. SIGTERM and SIGINT stop in order.
+//! starts threads.
+//!
+//! Signals: SIGTERM and SIGINT stop in order; SIGHUP reads the configuration again ([`super::reload`]); SIGUSR1 writes what is going
+//! on into the log. SIGPIPE is ignored, as std does it: a broken connection is an error of its write.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, Interval};
 
-use super::ask::Log;
+use super::ask::{Log, Whose};
 use super::exit::Exit;
 use super::house::{self, Kind, Running};
-use crate::accept::listener::Listener;
+use super::ports::{self, Port, PortError};
+use super::reload::{self, Load};
+use super::supervisor::{self, State};
 use crate::config::Config;
-use crate::config::check::Diagnostic;
+use crate::config::check::{Diagnostic, Severity};
 use crate::control::client::{self, WAIT_MAX};
-use crate::control::proto::Request;
+use crate::control::proto::{Answer, Request};
 use crate::maillog::Maillog;
+use crate::queue::run::Run;
 use crate::store::{Store, StoreError};
 use crate::world::World;
 
 /// Set in the environment of the child that detaches: it makes a session of its own and reports on standard output.
 const DETACHED: &str = "KVMTA_DETACHED";
 /// How long the last lines of the log may take.
-const FLUSH_MAX: Duration = Duration::from_secs(2);
+const FLUSH_MAX: Duration = Duration::from_millis(500);
+/// Between two looks whether the lock of the queue is free.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// What the child writes when it listens.
 const READY: &str = "ready";
 
@@ -46,33 +55,50 @@ pub struct Daemon {
     pub run_now: bool,
 }
 
-/// Runs the daemon until a signal stops it; `arguments` are the whole command line.
-pub fn start(
-    config: Config,
-    daemon: &Daemon,
-    diagnostics: &[Diagnostic],
-    arguments: &[OsString],
-    log: Log<'_>,
-) -> Exit {
+/// What the daemon is started with.
+pub struct Start<'a> {
+    /// The configuration.
+    pub config: Config,
+    /// What there was to say about it.
+    pub diagnostics: &'a [Diagnostic],
+    /// Reads it again.
+    pub load: Load<'a>,
+    /// The whole command line.
+    pub arguments: &'a [OsString],
+    /// Opens the log.
+    pub log: Log<'a>,
+}
+
+/// Runs the daemon until a signal stops it.
+pub fn start(daemon: &Daemon, start: Start<'_>) -> Exit {
+    let Start { config, diagnostics, load, arguments, log } = start;
     let detached = std::env::var_os(DETACHED).is_some();
     if !daemon.foreground && !detached {
         return detach(arguments);
     }
-    let maillog = match log(!detached) {
+    // Before the log, which is a thread.
+    let given = ports::given();
+    let maillog = match log(if detached { Whose::Background } else { Whose::Foreground }) {
         Ok(maillog) => maillog,
         Err(error) => {
             eprintln!("kvmta: cannot start the log: {error}");
             return Exit::OsErr;
         }
     };
-    for Diagnostic { origin, text, .. } in diagnostics {
-        maillog.warning(None, &format!("{origin}: {text}"));
+    for diagnostic in diagnostics {
+        maillog.warning(None, &diagnostic.to_string());
+        if detached && diagnostic.severity > Severity::Notice {
+            eprintln!("{diagnostic}");
+        }
     }
     if detached {
         // Not a process group leader: it was spawned for this. Fails only if it is one, and then nothing is lost.
         let _ = rustix::process::setsid();
     }
-    let exit = match prepared(config, daemon, &maillog, detached) {
+    let prepared = given
+        .map_err(no_ports)
+        .and_then(|given| prepared(config, daemon, &given, load, &maillog, detached));
+    let exit = match prepared {
         Ok(()) => Exit::Ok,
         Err((text, exit)) => {
             if detached {
@@ -88,9 +114,15 @@ pub fn start(
 
 type Failure = (String, Exit);
 
+fn no_ports(error: PortError) -> Failure {
+    (error.to_string(), error.exit())
+}
+
 fn prepared(
     config: Config,
     daemon: &Daemon,
+    given: &[Port],
+    load: Load<'_>,
     maillog: &Maillog,
     detached: bool,
 ) -> Result<(), Failure> {
@@ -98,61 +130,48 @@ fn prepared(
         let directory = config.queue_directory.display();
         (format!("cannot make the queue directory {directory}: {error}"), Exit::CantCreate)
     })?;
-    let mut sockets = Vec::new();
-    for options in config.daemons.iter().filter(|_| daemon.listens) {
-        match Listener::bind(options) {
-            Ok(socket) => sockets.push((options.name.clone(), socket)),
-            // IPv6 on a machine that has none.
-            Err(_) if options.optional => {}
-            Err(error) => {
-                let (name, address) = (&options.name, options.address);
-                let text = format!("daemon {name}: cannot listen on {address}: {error}");
-                return Err((text, Exit::OsErr));
-            }
-        }
-    }
-    if daemon.listens && sockets.is_empty() {
-        return Err(("no address to listen on: see DaemonPortOptions".into(), Exit::Config));
-    }
+    let ports = match daemon.listens {
+        true => ports::ports(&config.daemons, given).map_err(no_ports)?,
+        false => Vec::new(),
+    };
+    let pid = PidFile::open(&config).map_err(|error| {
+        let path = config.pid_file.as_deref().unwrap_or(Path::new("")).display();
+        (format!("cannot write PidFile {path}: {error}"), Exit::CantCreate)
+    })?;
     drop_root(&config)?;
     let runtime = super::ask::runtime()
         .map_err(|error| (format!("cannot start threads: {error}"), Exit::OsErr))?;
     let config = Arc::new(config);
-    runtime.block_on(serve(config, daemon, sockets, maillog, detached))
+    runtime.block_on(serve(config, daemon, ports, pid, load, maillog, detached))
 }
 
 async fn serve(
     config: Arc<Config>,
     daemon: &Daemon,
-    sockets: Vec<(String, TcpListener)>,
+    ports: Vec<Port>,
+    mut pid: PidFile,
+    load: Load<'_>,
     maillog: &Maillog,
     detached: bool,
 ) -> Result<(), Failure> {
+    // First of all: a SIGHUP in the next moments is not to end us.
+    let mut signals = Signals::new()
+        .map_err(|error| (format!("cannot watch for signals: {error}"), Exit::OsErr))?;
     let world = World::real(&house::dns_options(&config))
         .map_err(|error| (format!("cannot set up the resolver: {error}"), Exit::OsErr))?;
     let store =
         open(&config, &world).await.map_err(|error| (error.to_string(), exit_of(&error)))?;
-    let mut signals = Signals::new()
-        .map_err(|error| (format!("cannot watch for signals: {error}"), Exit::OsErr))?;
-    let pid = PidFile::write(&config)
-        .map_err(|error| (format!("cannot write PidFile: {error}"), Exit::CantCreate))?;
+    pid.write().map_err(|error| (format!("cannot write PidFile: {error}"), Exit::CantCreate))?;
     let interval = daemon.interval;
-    let listening: Vec<String> = sockets
-        .iter()
-        .filter_map(|(_, socket)| socket.local_addr().ok())
-        .map(|address| address.to_string())
-        .collect();
-    let running = house::start(
-        config.clone(),
-        world,
-        store,
-        sockets,
-        interval,
-        maillog.clone(),
-        Kind::Daemon,
-    )
-    .await
-    .map_err(|error| (error.to_string(), Exit::OsErr))?;
+    let listening: Vec<String> = ports.iter().map(|port| port.local().to_string()).collect();
+    for port in &ports {
+        maillog.listening(&port.name, port.local());
+    }
+    let kind = Kind::Daemon;
+    let mut running =
+        house::start(config.clone(), world, store, ports, interval, maillog.clone(), kind)
+            .await
+            .map_err(|error| (error.to_string(), Exit::OsErr))?;
     maillog.daemon_started(env!("CARGO_PKG_VERSION"), daemon.listens, interval);
     if detached {
         report_ready().map_err(|error| (format!("cannot detach: {error}"), Exit::OsErr))?;
@@ -167,10 +186,23 @@ async fn serve(
             config.queue_directory.display()
         );
     }
+    tell(maillog, State::Ready);
     if daemon.run_now {
-        running.run_queue().await;
+        running.run_queue(Run::default()).await;
     }
-    let reason = wait(&running, &mut signals).await;
+    let reason = loop {
+        match signals.next(&running).await {
+            Wish::Stop(reason) => break reason,
+            Wish::Reload => {
+                tell(maillog, State::Reloading);
+                reload::reload(&mut running, daemon, load).await;
+                tell(maillog, State::Ready);
+            }
+            Wish::Tell => tell_state(&running),
+            Wish::SayAlive => tell(maillog, State::Alive),
+        }
+    };
+    tell(maillog, State::Stopping);
     maillog.daemon_stopping(&reason.to_string());
     let stopped = running.stop().await;
     drop(pid);
@@ -183,6 +215,25 @@ async fn serve(
     }
 }
 
+fn tell(maillog: &Maillog, state: State) {
+    if let Err(error) = supervisor::tell(state) {
+        maillog.warning(None, &format!("cannot tell the supervisor (NOTIFY_SOCKET): {error}"));
+    }
+}
+
+/// SIGUSR1: what is going on, into the log.
+fn tell_state(running: &Running) {
+    let maillog = &running.house.maillog;
+    for port in running.ports() {
+        maillog.listening(&port.name, port.local());
+    }
+    let queue = match running.house.store.counts() {
+        Ok(counts) => format!("{} messages queued, {} of them held", counts.messages, counts.held),
+        Err(error) => error.to_string(),
+    };
+    maillog.state(&format!("{} SMTP sessions; {queue}", running.sessions()));
+}
+
 /// Opens the store; asks a command that holds it for the moment to give way, and waits for it.
 async fn open(config: &Arc<Config>, world: &World) -> Result<Store, StoreError> {
     let end = Instant::now() + WAIT_MAX;
@@ -190,12 +241,14 @@ async fn open(config: &Arc<Config>, world: &World) -> Result<Store, StoreError> 
         let options = house::store_options(config, world.clock.clone());
         match Store::open(options, true) {
             Err(StoreError::Locked(_)) if Instant::now() < end => {
-                if let Ok(stream) = client::connect(&config.queue_directory) {
-                    // A daemon does not give way, and then the lock stays and says so.
-                    let _ =
-                        client::ask(stream, &Request::Yield).and_then(|mut asked| asked.answer());
+                let asked = client::connect(&config.queue_directory)
+                    .and_then(|stream| client::ask(stream, &Request::Yield))
+                    .and_then(|mut asked| asked.answer());
+                if let Ok(Answer::Failed { .. }) = asked {
+                    return Err(StoreError::Locked(config.queue_directory.clone()));
                 }
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                // It gives way, or is on its way out or in.
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
             other => return other,
         }
@@ -228,26 +281,48 @@ impl std::fmt::Display for Reason {
     }
 }
 
+/// What a daemon is asked to do.
+enum Wish {
+    Stop(Reason),
+    Reload,
+    Tell,
+    SayAlive,
+}
+
 struct Signals {
-    term: tokio::signal::unix::Signal,
-    int: tokio::signal::unix::Signal,
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+    usr1: Signal,
+    watchdog: Option<Interval>,
 }
 
 impl Signals {
     fn new() -> io::Result<Signals> {
-        use tokio::signal::unix::{SignalKind, signal};
         Ok(Signals {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+            usr1: signal(SignalKind::user_defined1())?,
+            watchdog: supervisor::watchdog().map(tokio::time::interval),
         })
     }
-}
 
-async fn wait(running: &Running, signals: &mut Signals) -> Reason {
-    tokio::select! {
-        _ = signals.term.recv() => Reason::Signal("SIGTERM"),
-        _ = signals.int.recv() => Reason::Signal("SIGINT"),
-        _ = running.house.store.poisoned() => Reason::Poisoned,
+    async fn next(&mut self, running: &Running) -> Wish {
+        let watchdog = async {
+            match &mut self.watchdog {
+                Some(interval) => interval.tick().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.term.recv() => Wish::Stop(Reason::Signal("SIGTERM")),
+            _ = self.int.recv() => Wish::Stop(Reason::Signal("SIGINT")),
+            _ = running.house.store.poisoned() => Wish::Stop(Reason::Poisoned),
+            _ = self.hup.recv() => Wish::Reload,
+            _ = self.usr1.recv() => Wish::Tell,
+            _ = watchdog => Wish::SayAlive,
+        }
     }
 }
 
@@ -306,7 +381,12 @@ fn detach(arguments: &[OsString]) -> Exit {
 }
 
 fn spawn_detached(arguments: &[OsString]) -> io::Result<Exit> {
-    let mut child = Command::new(std::env::current_exe()?)
+    let mut command = Command::new(std::env::current_exe()?);
+    if std::env::var("LISTEN_PID").is_ok_and(|pid| pid == std::process::id().to_string()) {
+        // The supervisor's sockets are for whoever serves, and that is the child, whose number nobody knows yet.
+        command.env_remove("LISTEN_PID");
+    }
+    let mut child = command
         .args(arguments.iter().skip(1))
         .env(DETACHED, "1")
         .stdin(Stdio::null())
@@ -334,23 +414,35 @@ fn report_ready() -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
-/// PidFile: the number, then the command line; removed when the daemon ends.
-struct PidFile<'a>(Option<&'a Path>);
+/// PidFile: the number, then the command line. Opened while there is the right to, written once the queue is ours, so that a
+/// second daemon leaves that of the first alone; removed when the daemon ends, or emptied when the directory is not ours any more.
+struct PidFile(Option<(PathBuf, File, bool)>);
 
-impl PidFile<'_> {
-    fn write(config: &Config) -> io::Result<PidFile<'_>> {
-        let Some(path) = config.pid_file.as_deref() else { return Ok(PidFile(None)) };
+impl PidFile {
+    fn open(config: &Config) -> io::Result<PidFile> {
+        let Some(path) = &config.pid_file else { return Ok(PidFile(None)) };
+        let file = File::options().write(true).create(true).truncate(false).open(path)?;
+        Ok(PidFile(Some((path.clone(), file, false))))
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        let Some((_, file, written)) = &mut self.0 else { return Ok(()) };
         let command: Vec<_> =
             std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-        std::fs::write(path, format!("{}\n{}\n", std::process::id(), command.join(" ")))?;
-        Ok(PidFile(Some(path)))
+        file.set_len(0)?;
+        file.write_all(format!("{}\n{}\n", std::process::id(), command.join(" ")).as_bytes())?;
+        *written = true;
+        Ok(())
     }
 }
 
-impl Drop for PidFile<'_> {
+impl Drop for PidFile {
     fn drop(&mut self) {
-        if let Some(path) = self.0 {
-            let _ = std::fs::remove_file(path);
+        if let Some((path, file, true)) = &self.0
+            && std::fs::remove_file(path).is_err()
+        {
+            // Nobody reads the number of a process that is gone.
+            let _ = file.set_len(0);
         }
     }
 }

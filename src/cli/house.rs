@@ -2,15 +2,18 @@
 //!
 //! Used by the daemon, which listens, and by a *holder*: a command that found no daemon, may open the store itself, and
 //! serves the socket while it does.
+//!
+//! A reload ([`Running::reload`]) makes every part that has a configuration anew, on the same store, and exchanges it for
+//! what comes next: sessions, requests and attempts under way end as they began.
 
 use std::io;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::ports::Port;
 use crate::accept::listener::{self, Listener, Sessions};
 use crate::accept::{Acceptor, Event, Outlets};
 use crate::config::Config;
@@ -48,10 +51,16 @@ pub struct Running {
     /// What it consists of.
     pub house: House,
     runs: mpsc::Sender<RunRequest>,
+    outlets: Outlets,
     stop: watch::Sender<bool>,
-    yielded: watch::Receiver<bool>,
+    /// For the runner, the sessions and the control socket: what they work by from now on.
+    houses: watch::Sender<House>,
+    acceptors: watch::Sender<Arc<Acceptor>>,
+    desks: watch::Sender<Arc<Desk>>,
     runner: JoinHandle<()>,
     control: JoinHandle<()>,
+    ports: Vec<Port>,
+    /// One for each port.
     listeners: Vec<JoinHandle<()>>,
     sessions: Arc<Sessions>,
     /// Dismisses connections that were idle for too long.
@@ -97,9 +106,6 @@ pub enum StartError {
     /// A listening socket.
     #[error("cannot watch a listening socket: {0}")]
     Socket(#[source] io::Error),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// Starts everything on the present runtime. `interval` is `-q15m`.
@@ -107,7 +113,7 @@ pub async fn start(
     config: Arc<Config>,
     world: World,
     store: Store,
-    sockets: Vec<(String, TcpListener)>,
+    ports: Vec<Port>,
     interval: Option<Duration>,
     maillog: Maillog,
     kind: Kind,
@@ -116,66 +122,129 @@ pub async fn start(
         directory: config.queue_directory.display().to_string(),
         source,
     })?;
-    let mailers = Arc::new(Mailers::new(config.clone(), world.clone(), store.clone()));
-    let house = House {
-        config: config.clone(),
-        store: store.clone(),
-        world: world.clone(),
-        mailers,
-        maillog: maillog.clone(),
-    };
-    let tls = server_tls(&config)?;
+    let house = furnish(config, world, store, maillog.clone());
+    let tls = server_tls(&house.config)?;
     let (stop, stopped) = watch::channel(false);
-    let (yield_to, yielded) = watch::channel(false);
     let (wake, accepted) = mpsc::channel::<Accepted>(ACCEPTED_MAX);
     let (ask, runs) = mpsc::channel::<RunRequest>(RUNS_MAX);
     let events = maillog.clone();
     let outlets = Outlets {
-        wake: wake.clone(),
+        wake,
         etrn: etrn(ask.clone()),
         events: Arc::new(move |event| log_session(&events, &event)),
     };
-    let acceptor = Arc::new(Acceptor::new(config.clone(), world, store, tls, outlets));
-    let sessions = Arc::new(Sessions::new(config.limits.sessions));
-    let sources = Sources { accepted, runs, stop: stopped.clone() };
+    let (houses, furnished) = watch::channel(house.clone());
+    let (acceptors, _) = watch::channel(acceptor(&house, tls, &outlets));
+    let sources = Sources { accepted, runs, houses: furnished, stop: stopped.clone() };
     let initiative = match kind {
         Kind::Daemon => Initiative::Due,
         Kind::Holder => Initiative::Asked,
     };
     let runner = tokio::spawn(Runner::new(house.clone(), interval, initiative).run(sources, GRACE));
-    let desk = Arc::new(Desk {
+    let desk = Desk {
         house: house.clone(),
-        acceptor: acceptor.clone(),
-        wake,
+        acceptor: acceptors.borrow().clone(),
+        wake: outlets.wake.clone(),
         runs: ask.clone(),
         stop: stopped.clone(),
-        trusted: trusted_uids(&config),
-        yield_to: (kind == Kind::Holder).then_some(yield_to),
-    });
-    let control = tokio::spawn(server::serve(control, desk, stopped.clone()));
-    let (_, current) = watch::channel(acceptor);
-    let mut listeners = Vec::new();
-    for (name, socket) in sockets {
-        let listener = Listener::inherited(socket, name).map_err(StartError::Socket)?;
-        let serving = listener::serve(listener, current.clone(), sessions.clone(), stopped.clone());
-        listeners.push(tokio::spawn(serving));
-    }
+        trusted: trusted_uids(&house.config),
+        // A starting daemon gets the store as soon as this command has put down what it is at.
+        yield_to: (kind == Kind::Holder).then(|| stop.clone()),
+    };
+    let (desks, current) = watch::channel(Arc::new(desk));
+    let control = tokio::spawn(server::serve(control, current, stopped));
     let fresh = mailers_fresh(&house);
-    Ok(Running { house, runs: ask, stop, yielded, runner, control, listeners, sessions, fresh })
+    let mut running = Running {
+        house,
+        runs: ask,
+        outlets,
+        stop,
+        houses,
+        acceptors,
+        desks,
+        runner,
+        control,
+        ports: Vec::new(),
+        listeners: Vec::new(),
+        sessions: Arc::default(),
+        fresh,
+    };
+    running.listeners = running.listen(&ports)?;
+    running.ports = ports;
+    Ok(running)
 }
 
 impl Running {
-    /// Starts one run of the whole queue.
-    pub async fn run_queue(&self) {
-        // The runner takes requests for as long as the house stands.
-        let _ = self.runs.send(RunRequest::Queue { run: Run::default(), progress: None }).await;
+    /// Goes on under another configuration, on `ports`. What is under way ends as it began; on an error nothing has changed.
+    ///
+    /// # Errors
+    /// `Tls`, `Socket`.
+    pub fn reload(
+        &mut self,
+        config: Arc<Config>,
+        world: World,
+        ports: Vec<Port>,
+    ) -> Result<(), StartError> {
+        let tls = server_tls(&config)?;
+        let House { store, maillog, .. } = self.house.clone();
+        let house = furnish(config, world, store, maillog);
+        let acceptor = acceptor(&house, tls, &self.outlets);
+        let listeners = self.listen(&ports)?;
+        let before = self.desks.borrow().clone();
+        self.desks.send_replace(Arc::new(Desk {
+            house: house.clone(),
+            acceptor: acceptor.clone(),
+            wake: before.wake.clone(),
+            runs: before.runs.clone(),
+            stop: before.stop.clone(),
+            trusted: trusted_uids(&house.config),
+            yield_to: before.yield_to.clone(),
+        }));
+        self.acceptors.send_replace(acceptor);
+        self.houses.send_replace(house.clone());
+        // Who waits in the kernel to be taken waits for the new ones: it is one socket for both.
+        for listener in std::mem::replace(&mut self.listeners, listeners) {
+            listener.abort();
+        }
+        self.ports = ports;
+        self.fresh.abort();
+        self.fresh = mailers_fresh(&house);
+        self.house.mailers.dismiss_idle();
+        self.house.maillog.set_level(house.config.log_level);
+        self.house = house;
+        Ok(())
     }
 
-    /// Resolves when a starting daemon asks for the store.
-    pub async fn asked_to_yield(&mut self) {
-        if self.yielded.wait_for(|yielded| *yielded).await.is_err() {
-            std::future::pending::<()>().await;
+    /// The ports in use.
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
+    /// SMTP sessions under way.
+    pub fn sessions(&self) -> usize {
+        self.sessions.count()
+    }
+
+    /// Starts taking connections of each port.
+    fn listen(&self, ports: &[Port]) -> Result<Vec<JoinHandle<()>>, StartError> {
+        let mut listeners = Vec::new();
+        for port in ports {
+            let socket = port.socket.try_clone().map_err(StartError::Socket)?;
+            listeners
+                .push(Listener::inherited(socket, port.name.clone()).map_err(StartError::Socket)?);
         }
+        let serve = |listener| {
+            let acceptors = self.acceptors.subscribe();
+            let stop = self.stop.subscribe();
+            tokio::spawn(listener::serve(listener, acceptors, self.sessions.clone(), stop))
+        };
+        Ok(listeners.into_iter().map(serve).collect())
+    }
+
+    /// Starts one run of the queue.
+    pub async fn run_queue(&self, run: Run) {
+        // The runner takes requests for as long as the house stands.
+        let _ = self.runs.send(RunRequest::Queue { run, progress: None }).await;
     }
 
     /// Stops taking and starting, lets attempts under way end, and closes the store cleanly.
@@ -194,6 +263,17 @@ impl Running {
         let _ = std::fs::remove_file(socket);
         self.house.store.close().await
     }
+}
+
+/// A house on this store, with mailers of its own.
+fn furnish(config: Arc<Config>, world: World, store: Store, maillog: Maillog) -> House {
+    let mailers = Arc::new(Mailers::new(config.clone(), world.clone(), store.clone()));
+    House { config, store, world, mailers, maillog }
+}
+
+fn acceptor(house: &House, tls: Option<Arc<dyn TlsAccept>>, outlets: &Outlets) -> Arc<Acceptor> {
+    let House { config, world, store, .. } = house.clone();
+    Arc::new(Acceptor::new(config, world, store, tls, outlets.clone()))
 }
 
 fn mailers_fresh(house: &House) -> JoinHandle<()> {

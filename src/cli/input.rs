@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Octets kept in memory.
 const MEMORY_MAX: usize = 4 << 20;
@@ -150,28 +150,6 @@ impl DotFinder {
             held => held,
         }
     }
-}
-
-/// Appends the message to the user's dead.letter, in mailbox form. Returns where it is.
-///
-/// # Errors
-/// What the file system says; a dead.letter that is a symbolic link is refused.
-pub fn save_dead_letter(message: &mut Input, user: &str, date: &str) -> io::Result<PathBuf> {
-    let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
-    let path = home.map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from).join("dead.letter");
-    let no_follow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .custom_flags(no_follow)
-        .open(&path)?;
-    message.rewind()?;
-    writeln!(file, "From {user} {date}")?;
-    io::copy(message, &mut file)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    Ok(path)
 }
 
 #[cfg(test)]

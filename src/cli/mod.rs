@@ -4,6 +4,7 @@ pub mod aliases;
 pub mod argv;
 pub mod ask;
 pub mod daemon;
+pub mod dead_letter;
 pub mod exit;
 #[cfg(test)]
 mod golden;
@@ -16,10 +17,13 @@ pub mod list;
 pub mod load;
 pub mod mailq;
 pub mod mailstats;
+pub mod ports;
 pub mod quarantine;
 pub mod queue;
+pub mod reload;
 pub mod send;
 pub mod spool;
+pub mod supervisor;
 pub mod test_mode;
 pub mod verify;
 
@@ -36,14 +40,16 @@ use crate::config::check::{self, Diagnostic, Severity, Sources};
 use crate::config::given;
 use crate::config::host::HostNames;
 use crate::config::locate::{self, Facts, Location};
-use crate::config::raw::Setting;
+use crate::config::raw::{Origin, Setting};
 use crate::config::{Config, DeliveryMode, options};
 use crate::mail::time::Timestamp;
 use crate::maillog::{Maillog, Options, SYSLOG_SOCKET, Sink};
 use crate::queue::run::Run;
 use crate::settle::RunSettings;
 use argv::{Invocation, Mode, Pace, UsageError};
+use ask::Whose;
 use exit::Exit;
+use reload::Unreadable;
 
 /// How long the last lines of the log may take.
 const LOG_WAIT: Duration = Duration::from_secs(2);
@@ -81,33 +87,46 @@ fn run(mut invocation: Invocation, arguments: Vec<OsString>) -> Exit {
     if invocation.mode == Mode::Version {
         return print(&format!("{}\n", help::version()));
     }
-    let Loaded { config, diagnostics, location } = match load(&invocation) {
+    let mode = std::mem::replace(&mut invocation.mode, Mode::Version);
+    let facts = Facts::of_this_process();
+    let Loaded { config, diagnostics, location } = match load(&invocation, &facts) {
         Ok(loaded) => loaded,
-        Err(exit) => return exit,
+        Err(error) => {
+            eprintln!("{error}");
+            return error.exit;
+        }
     };
-    if invocation.mode == Mode::CheckConfig {
+    if mode == Mode::CheckConfig {
         return checked(&diagnostics);
     }
-    for diagnostic in diagnostics.iter().filter(|found| found.severity > Severity::Notice) {
-        eprintln!("{diagnostic}");
+    // A daemon has a log for them.
+    if !matches!(mode, Mode::Daemon { .. } | Mode::QueueDaemon(_)) {
+        for diagnostic in diagnostics.iter().filter(|found| concerns_the_caller(found)) {
+            eprintln!("{diagnostic}");
+        }
     }
     if let Some(debug) = &invocation.debug {
         print(&identity::text(debug, &config));
     }
-    let tag = invocation.log_tag.take();
-    let mode = std::mem::replace(&mut invocation.mode, Mode::Version);
-    let log = |stderr: bool| open_log(&config, tag.as_deref(), stderr);
+    let tag = invocation.log_tag.as_deref();
+    let log = |whose: Whose| open_log(&config, tag, whose);
+    let load_again = || load(&invocation, &facts).map(|loaded| (loaded.config, loaded.diagnostics));
+    let start = |daemon: daemon::Daemon| {
+        let (diagnostics, arguments) = (&diagnostics[..], &arguments[..]);
+        let config = config.clone();
+        daemon::start(
+            &daemon,
+            daemon::Start { config, diagnostics, load: &load_again, arguments, log: &log },
+        )
+    };
     match mode {
         Mode::Daemon { foreground, pace, run_now } => {
             let interval = pace.map(every);
-            let daemon = daemon::Daemon { foreground, listens: true, interval, run_now };
-            daemon::start(config.clone(), &daemon, &diagnostics, &arguments, &log)
+            start(daemon::Daemon { foreground, listens: true, interval, run_now })
         }
         Mode::QueueDaemon(pace) => {
             let interval = Some(every(pace));
-            let daemon =
-                daemon::Daemon { foreground: false, listens: false, interval, run_now: true };
-            daemon::start(config.clone(), &daemon, &diagnostics, &arguments, &log)
+            start(daemon::Daemon { foreground: false, listens: false, interval, run_now: true })
         }
         Mode::Submit(submission) | Mode::Arpanet(submission) => send::send(
             &Arc::new(config.clone()),
@@ -156,7 +175,7 @@ fn new_aliases(config: &Config, settings: &Settings, log: ask::Log<'_>) -> Exit 
     let alias_file = alias_file.map_or("", |given| given.value.as_str());
     let (text, exit) = aliases::rebuild(alias_file, &|path| path.exists(), &check::read_file);
     let logged = std::path::Path::new(SYSLOG_SOCKET).exists();
-    if let Some(maillog) = logged.then(|| log(false)).and_then(Result::ok) {
+    if let Some(maillog) = logged.then(|| log(Whose::Command)).and_then(Result::ok) {
         for line in text.lines() {
             maillog.aliases(line, config.local_relay.as_deref());
         }
@@ -191,9 +210,9 @@ struct Loaded {
     location: Location,
 }
 
-/// Finds queue and file, and reads the configuration.
-fn load(invocation: &Invocation) -> Result<Loaded, Exit> {
-    read(invocation.config_file.as_deref(), &invocation.options, &invocation.macros)
+/// Finds queue and file, and reads the configuration. The facts are those of the start, also when it is read again.
+fn load(invocation: &Invocation, facts: &Facts<'_>) -> Result<Loaded, Unreadable> {
+    read(invocation.config_file.as_deref(), &invocation.options, &invocation.macros, facts)
 }
 
 /// The configuration that these words of a command line mean, for the tools beside the program. What is wrong with it has been
@@ -206,18 +225,24 @@ pub fn configured(
     options: &[Setting],
     macros: &[(String, String)],
 ) -> Result<(Config, Vec<Diagnostic>), Exit> {
-    read(file, options, macros).map(|loaded| (loaded.config, loaded.diagnostics))
+    match read(file, options, macros, &Facts::of_this_process()) {
+        Ok(loaded) => Ok((loaded.config, loaded.diagnostics)),
+        Err(error) => {
+            eprintln!("{error}");
+            Err(error.exit)
+        }
+    }
 }
 
 fn read(
     file: Option<&Path>,
     options: &[Setting],
     macros: &[(String, String)],
-) -> Result<Loaded, Exit> {
-    let facts = Facts::of_this_process();
-    let location = locate::locate(file, options, &facts).map_err(|error| {
-        eprintln!("kvmta: {error}");
-        Exit::from(&error)
+    facts: &Facts<'_>,
+) -> Result<Loaded, Unreadable> {
+    let location = locate::locate(file, options, facts).map_err(|error| Unreadable {
+        text: format!("kvmta: {error}"),
+        exit: Exit::from(&error),
     })?;
     let sources = Sources {
         location: &location,
@@ -226,10 +251,8 @@ fn read(
         macros,
         read: &check::read_file,
     };
-    let (config, diagnostics) = Config::load(&sources).map_err(|error| {
-        eprintln!("{error}");
-        Exit::from(&error)
-    })?;
+    let (config, diagnostics) = Config::load(&sources)
+        .map_err(|error| Unreadable { text: error.to_string(), exit: Exit::from(&error) })?;
     Ok(Loaded { config, diagnostics, location })
 }
 
@@ -243,6 +266,16 @@ fn settings(location: &Location, options: &[Setting]) -> Settings {
     given::given(file.map(|path| (path, text.as_str())), options)
 }
 
+/// Whoever sends a message hears of faults of the file, as from sendmail, and of what he typed himself; what else the file asks for in
+/// vain is said in the daemon's log and by -bC.
+fn concerns_the_caller(diagnostic: &Diagnostic) -> bool {
+    match diagnostic.severity {
+        Severity::Notice => false,
+        Severity::Warning => diagnostic.origin == Origin::CommandLine,
+        Severity::Error => true,
+    }
+}
+
 /// `-bC`
 fn checked(diagnostics: &[Diagnostic]) -> Exit {
     for diagnostic in diagnostics {
@@ -252,11 +285,17 @@ fn checked(diagnostics: &[Diagnostic]) -> Exit {
     if worst == Some(Severity::Error) { Exit::Config } else { Exit::Ok }
 }
 
-/// The operator's log: syslog, or standard error for a daemon in the foreground and where there is no syslog.
-pub fn open_log(config: &Config, tag: Option<&str>, stderr: bool) -> io::Result<Maillog> {
-    let sink = match stderr || !std::path::Path::new(SYSLOG_SOCKET).exists() {
-        true => Sink::Stream(Box::new(io::stderr())),
-        false => Sink::Syslog(SYSLOG_SOCKET.into()),
+/// The operator's log. It is syslog, as sendmail's; standard error belongs to whoever typed the command, so it is the log of a daemon
+/// in the foreground alone, and not under systemd, whose journal has a syslog.
+pub fn open_log(config: &Config, tag: Option<&str>, whose: Whose) -> io::Result<Maillog> {
+    let has_syslog = std::path::Path::new(SYSLOG_SOCKET).exists();
+    let in_journal = std::env::var_os("JOURNAL_STREAM").is_some() && has_syslog;
+    let sink = match whose {
+        Whose::Foreground if !in_journal => Sink::Stream(Box::new(io::stderr())),
+        // A syslog that is not there yet is waited for.
+        Whose::Foreground | Whose::Background => Sink::Syslog(SYSLOG_SOCKET.into()),
+        Whose::Command if has_syslog => Sink::Syslog(SYSLOG_SOCKET.into()),
+        Whose::Command => Sink::Stream(Box::new(io::sink())),
     };
     Maillog::open(Options {
         sink,

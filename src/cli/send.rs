@@ -1,7 +1,8 @@
 //! `-bm`: a message from standard input to the queue. And `-bs`: SMTP on standard input and output.
 //!
 //! Exit 0 means the message is durable. When nobody can take it, it is saved to the caller's dead.letter, that is said on
-//! standard error, and the exit status is 75: nothing lost, nothing half done.
+//! standard error, and the exit status is 75: nothing lost, nothing half done. Only when whoever took it was killed between
+//! taking and saying so, it is both in the queue and in dead.letter.
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Read, Write};
@@ -12,8 +13,9 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 
 use super::ask::{self, Connected, Log, Unanswered};
+use super::dead_letter::{Caller, save_dead_letter};
 use super::exit::Exit;
-use super::input::{Input, save_dead_letter};
+use super::input::Input;
 use crate::config::{Config, ErrorMode};
 use crate::control::client;
 use crate::control::proto::{Answer, Request};
@@ -165,7 +167,7 @@ fn deliver(
     let talk = talk(stream, sending, submission, input);
     let closed = held.map(ask::Held::end);
     let (sent, accepted) = talk.map_err(|error| Unanswered {
-        text: format!("the queue went away before it took the message: {error}"),
+        text: format!("the queue did not say that it has the message: {error}"),
         exit: Exit::TempFail,
     })?;
     if let Some(Err(error)) = closed {
@@ -220,14 +222,17 @@ fn keep(input: &mut Input, now: Timestamp) -> bool {
     if input.is_empty() {
         return true;
     }
-    match save_dead_letter(input, &user_name(), &now.ctime(&TimeZone::system())) {
+    match save_dead_letter(input, &Caller::of_this_process(), &now.ctime(&TimeZone::system())) {
         Ok(path) => {
             let path = path.display();
             eprintln!("{path}... Saved message in {path}");
             true
         }
-        Err(error) => {
-            eprintln!("kvmta: cannot save the message in dead.letter: {error}");
+        Err(faults) => {
+            for (path, error) in faults {
+                eprintln!("kvmta: cannot save the message in {}: {error}", path.display());
+            }
+            eprintln!("kvmta: the message is not saved");
             false
         }
     }

@@ -8,45 +8,49 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::proto::{self, Answer, CHUNK, Chunk, FRAME_MAX, LoadPart, Request};
 
 /// Name of the socket in QueueDirectory.
 pub const SOCKET: &str = "control";
 /// How long a restarting daemon is waited for.
 pub const WAIT_MAX: Duration = Duration::from_secs(10);
-/// Between two tries to connect.
-const RETRY: Duration = Duration::from_millis(50);
+/// How long whoever holds the store may take to greet us. It is at once, unless hundreds of others are being served.
+const GREETING_WAIT: Duration = Duration::from_secs(60);
 
 /// A connection that has sent its request.
 pub struct Asked {
     stream: BufReader<UnixStream>,
 }
 
-/// Connects once.
+/// Connects once, and waits to be greeted: from then on whoever holds the store answers our request before it lets go of it.
 ///
 /// # Errors
-/// `NotFound` or `ConnectionRefused` when nobody answers there.
+/// `NotFound` or `ConnectionRefused` when nobody answers there, `TimedOut` when it does not greet us, `InvalidData` when it is of
+/// another version.
 pub fn connect(directory: &Path) -> io::Result<UnixStream> {
-    UnixStream::connect(directory.join(SOCKET))
+    let mut stream = UnixStream::connect(directory.join(SOCKET))?;
+    stream.set_read_timeout(Some(GREETING_WAIT))?;
+    let mut version = [0];
+    match stream.read_exact(&mut version) {
+        Ok(()) => {}
+        // We stood in line when it ended: nothing was asked, so it is as if it had not been there.
+        Err(error) if is_end(&error) => return Err(io::ErrorKind::ConnectionRefused.into()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not greet us"));
+        }
+        Err(error) => return Err(error),
+    }
+    if version != [proto::VERSION] {
+        let text = "it is of another version than this program; restart the daemon";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    stream.set_read_timeout(None)?;
+    Ok(stream)
 }
 
-/// Connects; while nobody answers, tries again until `patience` is over or `give_up` says so.
-pub fn connect_patiently(
-    directory: &Path,
-    patience: Duration,
-    mut give_up: impl FnMut() -> bool,
-) -> io::Result<UnixStream> {
-    let end = Instant::now() + patience;
-    loop {
-        match connect(directory) {
-            Err(error) if is_absence(&error) && Instant::now() < end && !give_up() => {
-                std::thread::sleep(RETRY);
-            }
-            other => return other,
-        }
-    }
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::*;
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
 }
 
 /// Whether the error says that nobody holds the store, rather than that we may not ask.

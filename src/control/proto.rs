@@ -2,7 +2,7 @@
 //!
 //! A frame is a length (4 octets, big-endian, at most [`FRAME_MAX`]) and that many octets of bincode. A connection
 //! carries requests one after another, each followed by its answers until one that [`Answer::is_last`]. Both ends are of
-//! one version: the first octet of a connection is [`VERSION`]. Nothing here is stored.
+//! one version: the first octet of either direction is [`VERSION`], that of the answering end first. Nothing here is stored.
 
 use std::io;
 

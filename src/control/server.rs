@@ -4,6 +4,10 @@
 //! (PrivacyOptions restrictmailq and restrictqrun; settings of a run only from root, the daemon's user and TrustedUser).
 //! Listings are read in pages on threads for blocking work, so a slow reader holds neither a snapshot nor a worker.
 //! A connection that sends garbage, or nothing for too long, is closed; nothing else happens.
+//!
+//! A connection is greeted with our version. What was greeted is served to the end of its request, also when it is time
+//! to stop ([`FINISH_WAIT`]); what was not has lost nothing and asks again, so no restart comes between a program and
+//! its answer.
 
 mod backup;
 mod load;
@@ -15,9 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 
 use super::proto::{self, Answer, CHUNK, Chunk, PAGE_MAX, Request};
 use crate::accept::submit::{LocalUser, Submitted, Submitting};
@@ -36,6 +41,8 @@ const CONNECTIONS_MAX: usize = 256;
 /// How long the next piece of a message may take: longer than Timeout.control, as a program that pipes a message in may
 /// think for a while.
 const MESSAGE_WAIT: Duration = Duration::from_secs(3600);
+/// How long requests under way may take once it is time to stop: most are over in milliseconds, a listing that nobody reads never is.
+const FINISH_WAIT: Duration = Duration::from_secs(10);
 /// What an ordinary user hears who asks for everything.
 const NOT_YOURS: &str = "only root and the daemon's user may read the messages of the queue";
 /// What an ordinary user hears who asks for a change: sendmail's words, and its status 64.
@@ -96,33 +103,35 @@ pub fn bind(directory: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers until told to stop; connections under way end by themselves.
-pub async fn serve(listener: UnixListener, desk: Arc<Desk>, mut stop: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+/// Answers until told to stop, then finishes what is under way. Each connection is served at the desk that `desks` holds when it
+/// comes, so a reload acts on the next one.
+pub async fn serve(
+    listener: UnixListener,
+    desks: watch::Receiver<Arc<Desk>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
     loop {
-        let next = async {
-            let place = places.clone().acquire_owned().await;
-            (place, listener.accept().await)
+        let has_place = connections.len() < CONNECTIONS_MAX;
+        let accepted = tokio::select! {
+            () = stopped(&mut stop) => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept(), if has_place => accepted,
         };
-        let (place, accepted) = tokio::select! {
-            () = stopped(&mut stop) => return,
-            next = next => next,
-        };
-        let Ok(place) = place else { return };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let desk = desks.borrow().clone();
+        match accepted {
+            Ok((stream, _)) => drop(connections.spawn(connection(desk, stream))),
             Err(error) => {
                 desk.house.maillog.warning(None, &format!("control socket: accept: {error}"));
                 tokio::time::sleep(SHORTAGE_WAIT).await;
-                continue;
             }
-        };
-        let desk = desk.clone();
-        tokio::spawn(async move {
-            connection(desk, stream).await;
-            drop(place);
-        });
+        }
     }
+    // Whoever comes now finds nobody and waits for the next to hold the store.
+    drop(listener);
+    let all = async { while connections.join_next().await.is_some() {} };
+    // Those that are left then are closed; what they asked for was answered or is found in the queue.
+    let _ = tokio::time::timeout(FINISH_WAIT, all).await;
 }
 
 /// Resolves when it is time to stop.
@@ -133,6 +142,9 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 
 async fn connection(desk: Arc<Desk>, mut stream: UnixStream) {
     let Ok(credentials) = stream.peer_cred() else { return };
+    if stream.write_u8(proto::VERSION).await.is_err() {
+        return;
+    }
     let wait = desk.house.config.timeouts.control;
     let Ok(Ok(version)) = tokio::time::timeout(wait, stream.read_u8()).await else {
         return;
@@ -144,12 +156,19 @@ async fn connection(desk: Arc<Desk>, mut stream: UnixStream) {
         let _ = proto::send(&mut stream, &answer).await;
         return;
     }
+    let mut stop = desk.stop.clone();
     let mut visit = Visit { desk, stream, uid: credentials.uid(), kept: None };
+    let mut is_first = true;
     loop {
         let request = proto::receive::<Request>(&mut visit.stream);
-        let Ok(Ok(Some(request))) = tokio::time::timeout(wait, request).await else {
-            return;
+        let request = tokio::select! {
+            biased;
+            request = tokio::time::timeout(wait, request) => request,
+            // The first request was promised an answer by the greeting.
+            () = stopped(&mut stop), if !is_first => return,
         };
+        let Ok(Ok(Some(request))) = request else { return };
+        is_first = false;
         match visit.answer(request).await {
             Ok(()) => {}
             Err(Ending::Store(error)) => {
@@ -197,12 +216,7 @@ impl Visit {
             Request::Quarantine { selection, reason } => self.quarantine(selection, reason).await,
             Request::PurgeHosts => self.purge_hosts().await,
             Request::Statistics { reset } => self.statistics(reset).await,
-            Request::Yield => {
-                if let Some(yield_to) = self.desk.yield_to.as_ref().filter(|_| self.is_trusted()) {
-                    yield_to.send_replace(true);
-                }
-                self.done(0).await
-            }
+            Request::Yield => self.give_way().await,
         }
     }
 
@@ -236,6 +250,20 @@ impl Visit {
 
     async fn fail(&mut self, text: &str, exit: u8) -> Result<(), Ending> {
         self.say(&Answer::Failed { text: text.to_owned(), exit }).await
+    }
+
+    /// 0 when whoever asks may wait for the lock: it will be free soon. 69 when a daemon has it, and keeps it.
+    async fn give_way(&mut self) -> Result<(), Ending> {
+        let is_stopping = *self.desk.stop.borrow();
+        match &self.desk.yield_to {
+            None if !is_stopping => {
+                let text = "a daemon that is running has the queue, and does not give way";
+                return self.fail(text, 69).await;
+            }
+            Some(yield_to) if self.is_trusted() => drop(yield_to.send_replace(true)),
+            _ => {}
+        }
+        self.done(0).await
     }
 
     async fn submit(

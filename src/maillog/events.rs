@@ -391,6 +391,11 @@ impl Maillog {
         self.write(1, Severity::Info, None, text);
     }
 
+    /// What SIGUSR1 asks for: `state: 3 SMTP sessions; ...`. Level 1.
+    pub fn state(&self, text: &str) {
+        self.write(1, Severity::Notice, None, format_args!("state: {}", Short(text, REPLY_MAX)));
+    }
+
     /// The configuration was read again. Level 1.
     pub fn reloaded(&self, reason: &str) {
         let text = format_args!("restarting configuration due to {}", Short(reason, REPLY_MAX));

@@ -177,6 +177,7 @@ fn everything(log: &Maillog) {
     log.daemon_started("0.1.0", true, None);
     log.listening("MTA", "192.0.2.1:25".parse().unwrap());
     log.daemon_stopping("signal");
+    log.state("3 SMTP sessions; 1 messages queued, 0 of them held");
     log.reloaded("signal");
     log.rejecting_connections("MTA", "load average: 14");
     log.accepting_connections("MTA");

@@ -29,6 +29,7 @@ use super::interrupted;
 use super::order::{Facts, Rank, Ranking};
 use super::run::{ActiveRun, Choice, Numbering, Progress, Run, RunRequest};
 use super::schedule::{Limits, Offer, RunId, Schedule, Start, Waiting};
+use crate::config::Config;
 use crate::mail::job::{Destination, Entry, EntryJob, JobId};
 use crate::mail::outcome::Report;
 use crate::mail::queue_id::QueueId;
@@ -73,6 +74,8 @@ pub struct Sources {
     pub accepted: mpsc::Receiver<Accepted>,
     /// Explicit runs.
     pub runs: mpsc::Receiver<RunRequest>,
+    /// The house as the last reload left it.
+    pub houses: watch::Receiver<House>,
     /// True when it is time to stop starting attempts.
     pub stop: watch::Receiver<bool>,
 }
@@ -148,16 +151,10 @@ impl Runner {
     /// A runner with an empty window. It reads INCOMING and the AGENDA as soon as it runs.
     pub fn new(house: House, interval: Option<Duration>, initiative: Initiative) -> Runner {
         let config = &house.config;
-        let limits = Limits {
-            jobs: config.active_jobs_max,
-            octets: config.active_octets_max,
-            running: config.concurrency_max,
-            running_per_destination: config.destination_concurrency_max,
-        };
         Runner {
             initiative,
             interval,
-            schedule: Schedule::new(limits),
+            schedule: Schedule::new(limits(config)),
             ranking: Ranking::new(config.queue_sort_order),
             resting: false,
             load_keeps: false,
@@ -200,6 +197,10 @@ impl Runner {
             tokio::select! {
                 biased;
                 () = time_to_stop(&mut sources.stop) => break,
+                Ok(()) = sources.houses.changed() => {
+                    let house = sources.houses.borrow_and_update().clone();
+                    self.refurnish(house);
+                }
                 Some(done) = self.errands.join_next() => self.errand_done(done),
                 Some(done) = self.judges.join_next() => self.errand_done(done),
                 Some(ended) = self.attempts.join_next_with_id(), if takes => {
@@ -264,6 +265,23 @@ impl Runner {
             }
         }
         true
+    }
+
+    /// Goes on in a house with another configuration; attempts under way keep theirs.
+    fn refurnish(&mut self, house: House) {
+        self.schedule.set_limits(limits(&house.config));
+        match (self.queue_run_at, house.config.delivery_mode.is_immediate()) {
+            (Some(_), true) => {
+                self.queue_run_at = None;
+                self.incoming_again();
+                self.agenda_at = Instant::now();
+            }
+            (None, false) => {
+                self.queue_run_at = Some(Instant::now() + self.interval.unwrap_or(NEVER));
+            }
+            _ => {}
+        }
+        self.house = house;
     }
 
     fn now(&self) -> Timestamp {
@@ -896,6 +914,16 @@ impl Runner {
                 self.incoming_after(STORE_PAUSE);
             }
         }
+    }
+}
+
+/// How large the window may be under this configuration.
+fn limits(config: &Config) -> Limits {
+    Limits {
+        jobs: config.active_jobs_max,
+        octets: config.active_octets_max,
+        running: config.concurrency_max,
+        running_per_destination: config.destination_concurrency_max,
     }
 }
 

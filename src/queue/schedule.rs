@@ -163,6 +163,11 @@ impl<H> Schedule<H> {
         }
     }
 
+    /// Other limits from now on. What is in the window or running beyond them stays.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Whether the job is in the window, waiting or running.
     pub fn knows(&self, id: JobId) -> bool {
         self.known.contains(&id)

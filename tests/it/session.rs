@@ -311,12 +311,12 @@ struct Served {
     _acceptors: watch::Sender<Arc<Acceptor>>,
 }
 
-fn serve_on_loopback(house: &House, sessions: usize) -> Served {
+fn serve_on_loopback(house: &House) -> Served {
     let daemon = Daemon::at("MTA", "127.0.0.1:0".parse().unwrap());
     let socket = Listener::bind(&daemon).unwrap();
     let listener = Listener::inherited(socket, daemon.name.clone()).unwrap();
     let address = listener.address().unwrap();
-    let sessions = Arc::new(Sessions::new(sessions));
+    let sessions = Arc::new(Sessions::default());
     let (_acceptors, acceptor) = watch::channel(Arc::clone(&house.acceptor));
     let task =
         tokio::spawn(serve(listener, acceptor, Arc::clone(&sessions), house.stop.subscribe()));
@@ -334,7 +334,7 @@ async fn read_line(stream: &mut tokio::net::TcpStream) -> String {
 #[tokio::test]
 async fn a_busy_machine_refuses_connections_and_says_so_once() {
     let house = house(|config| config.load.refuse = Some(12));
-    let served = serve_on_loopback(&house, 10);
+    let served = serve_on_loopback(&house);
     let first_line = async || {
         read_line(&mut tokio::net::TcpStream::connect(served.address).await.unwrap()).await
     };
@@ -358,7 +358,7 @@ async fn a_client_that_comes_too_often_is_turned_away() {
         config.limits.client_rate = 2;
         config.relay_networks.clear();
     });
-    let served = serve_on_loopback(&house, 10);
+    let served = serve_on_loopback(&house);
     for expected in ["220 ", "220 ", "421 4.3.2 lab.example.com Connection rate limit exceeded."] {
         let mut stream = tokio::net::TcpStream::connect(served.address).await.unwrap();
         assert!(read_line(&mut stream).await.starts_with(expected), "{expected}");
@@ -419,7 +419,7 @@ async fn eight_bits_are_refused_or_stripped() {
 #[tokio::test]
 async fn the_listener_keeps_its_limits_and_stops() {
     let house = house(|config| config.limits.sessions = 1);
-    let Served { address, sessions, task: served, _acceptors } = serve_on_loopback(&house, 1);
+    let Served { address, sessions, task: served, _acceptors } = serve_on_loopback(&house);
     let mut first = tokio::net::TcpStream::connect(address).await.unwrap();
     assert!(read_line(&mut first).await.starts_with("220 "));
     assert_eq!(sessions.count(), 1);

@@ -339,7 +339,8 @@ impl Play {
         let acceptor = Acceptor::new(config.clone(), world.clone(), store.clone(), None, outlets);
         let maillog = self.maillog.clone();
         let house = House { config, store: store.clone(), world, mailers, maillog };
-        let sources = Sources { accepted, runs: asked, stop: stopped };
+        let (_, houses) = watch::channel(house.clone());
+        let sources = Sources { accepted, runs: asked, houses, stop: stopped };
         let runner = Runner::new(house, self.interval, Initiative::Due);
         let runner = tokio::spawn(runner.run(sources, duration("30s")));
         self.standing = Some(Standing { store, acceptor: Arc::new(acceptor), runs, stop, runner });
