@@ -4,6 +4,8 @@ mod client_dialogue;
 mod dialogue;
 mod dns;
 mod fake;
+mod install;
+mod machine;
 mod route;
 mod server_properties;
 mod session;
