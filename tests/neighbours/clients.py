@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""(g) The programs people send mail with: swaks, smtplib, s-nail and mutt through the sendmail command, git send-email."""
+"""(g) The programs people send mail with: swaks, smtplib, git send-email; and through the sendmail command s-nail, mutt, mailx, nmh,
+PHP, logwatch and cron."""
 import smtplib
 from email.message import EmailMessage
 from lab import *
 
 with Scenario("clients") as s:
     sink = s.sink().start()
-    kvmta = s.kvmta(smart_host=sink.port)
+    kvmta = s.kvmta(smart_host=sink.port, LocalRelay=f"[{LOCAL}]:{sink.port}")
     kvmta.start()
     os.environ.update(HOME=str(s.dir), EMAIL="me@load.example", GIT_CONFIG_NOSYSTEM="1")
     # What a mail program calls: the sendmail command, on this queue.
@@ -70,7 +71,80 @@ with Scenario("clients") as s:
         run(label, git("send-email", "--from=me@load.example", f"--to={to}", "--confirm=never", "--suppress-cc=all", *server, "--root", "-1"))
         expect(label, to, b"[PATCH] a change", b"+one\r\n")
 
-    # What scripts and cron do.
+    (s.dir / ".mailrc").write_text(f"set sendmail={command}\n")
+    run("bsd-mailx", tool("mailx", "usr/bin/bsd-mailx", "-s", "by mailx", "-a", "X-Try: mailx", "mailx@sink.example", **pipes), b"from mailx\n")
+    expect("bsd-mailx", "mailx@sink.example", b"Subject: by mailx\r\n", b"X-Try: mailx\r\n", b"from mailx\r\n")
+
+    mh = BASE / "nmh/usr/lib/mh"
+    (s.dir / "Mail").mkdir()
+    (s.dir / ".mh_profile").write_text(f"Path: Mail\npostproc: {mh}/post\nbuildmimeproc: {BASE}/nmh/usr/bin/mh/mhbuild\n")
+    (s.dir / "mts.conf").write_text(f"mts: sendmail/pipe\nsendmail: {command}\n")
+    os.environ["MHMTSCONF"] = str(s.dir / "mts.conf")
+    draft = s.dir / "draft"
+    draft.write_text("From: me@load.example\nTo: nmh@sink.example\nBcc: hidden@sink.example\nSubject: by nmh\n--------\nfrom nmh\n")
+    run("nmh", tool("nmh", "usr/bin/mh/send", draft, **pipes))
+    got = expect("nmh", "nmh@sink.example", b"Subject: by nmh\r\n", b"from nmh\r\n")
+    if got:
+        s.check(wait_for(lambda: sink.recipients()["hidden@sink.example"] == 1, 10), "nmh: Bcc gets a copy")
+        s.check(b"hidden@" not in got.data, "nmh: Bcc is gone from the others'", got.data[:600])
+
+    mail_call = 'exit(mail("php@sink.example", "by PHP", "from PHP\\n.\\nend\\n", "X-Try: php\\r\\nCc: cc@sink.example", "-fphp@load.example") ? 0 : 1);'
+    run("PHP", tool("php", "usr/bin/php8.2", "-n", "-d", f"sendmail_path={command} -t -i", "-r", mail_call, **pipes))
+    got = expect("PHP", "php@sink.example", b"Subject: by PHP\r\n", b"X-Try: php\r\n", b"\r\n.\r\nend\r\n")
+    if got:
+        s.check(got.sender == "php@load.example" and "cc@sink.example" in sink.recipients(), "PHP: -f and Cc", (got.sender, got.recipients))
+
+    # logwatch names its paths in its text; what it reports on is of no matter here.
+    logwatch = BASE / "logwatch"
+    for name in ("conf", "cache"):
+        (s.dir / "logwatch" / name).mkdir(parents=True)
+    script = (logwatch / "usr/share/logwatch/scripts/logwatch.pl").read_text()
+    for before, after in (("/usr/share/logwatch", logwatch / "usr/share/logwatch"), ("/etc/logwatch", s.dir / "logwatch"),
+                          ("/var/cache/logwatch", s.dir / "logwatch/cache")):
+        script = script.replace(before, str(after))
+    (s.dir / "logwatch.pl").write_text(script)
+    (s.dir / "logwatch/conf/logwatch.conf").write_text(f'mailer = "{command} -t"\nTmpDir = {s.dir}/logwatch/cache\n')
+    # A service that always has something to say.
+    for name, text in (("conf/services/test.conf", "Title = test\nLogFile = NONE\n"), ("scripts/services/test", "print 'by logwatch', chr(10);\n")):
+        path = s.dir / "logwatch" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    run("logwatch", subprocess.Popen(["perl", str(s.dir / "logwatch.pl"), "--output", "mail", "--mailto", "logwatch@sink.example", "--service",
+        "test", "--range", "all"], env=tool_env("logwatch"), **pipes))
+    expect("logwatch", "logwatch@sink.example", b"Subject: Logwatch for ", b"by logwatch\r\n")
+
+    # cron: as Debian's calls it; and where root may have a name space, its own.
+    r = kvmta.run("-FCronDaemon", "-i", "-B8BITMIME", "-oem", "root", stdin=b"From: root (Cron Daemon)\nTo: root\nSubject: Cron <root@here> x\n"
+                  b"MIME-Version: 1.0\nContent-Type: text/plain; charset=UTF-8\nX-Cron-Env: <SHELL=/bin/sh>\n\nGr\xc3\xbc\xc3\x9fe\n")
+    s.check(r.returncode == 0 and not r.stderr, "as cron calls it: exit 0, nothing said", r)
+    local = wait_for(lambda: [a for a in sink.arrivals if b"X-Cron-Env" in a.data], 10)
+    s.check(local and local[0].recipients[0].startswith("root@") and b"BODY=8BITMIME" in local[0].mail.encode(), "as cron calls it: to local root, 8 bits",
+            local and (local[0].recipients, local[0].mail))
+    own = f"""set -e
+mkdir {s.dir}/over && mount -t tmpfs none {s.dir}/over && cd {s.dir}/over && mkdir sbin sbin.w etc etc.w
+mount -t overlay overlay -o lowerdir=/usr/sbin,upperdir=sbin,workdir=sbin.w /usr/sbin
+mount -t overlay overlay -o lowerdir=/etc,upperdir=etc,workdir=etc.w /etc
+mount -t tmpfs none /run
+mount -t tmpfs none /var/spool
+mkdir -p /var/spool/cron/crontabs
+echo crontab:x:999: >>/etc/group
+cp {command} /usr/sbin/sendmail
+mkdir -p /etc/cron.d /etc/pam.d
+rm -f /etc/crontab /etc/cron.d/*
+printf 'auth required pam_permit.so\naccount required pam_permit.so\nsession required pam_permit.so\n' >/etc/pam.d/cron
+printf 'MAILTO=cron@sink.example\n@reboot root echo by cron\n' >/etc/cron.d/try
+touch ready
+exec {BASE}/cron/usr/sbin/cron -f"""
+    if os.geteuid() == 0 and subprocess.run(["unshare", "-m", "sh", "-c", "mount -t tmpfs none /run"], capture_output=True).returncode == 0:
+        cron = s.process(subprocess.Popen(["unshare", "-m", "sh", "-c", own], env=tool_env("cron"), stdout=open(s.dir / "cron.out", "wb"),
+                                          stderr=subprocess.STDOUT))
+        wait_for(lambda: sink.recipients()["cron@sink.example"] or cron.poll() is not None, 20)
+        expect("cron", "cron@sink.example", b"(Cron Daemon)", b"by cron\r\n")
+        cron.terminate()
+    else:
+        print("  --   cron itself: needs root and a mount name space")
+
+    # What scripts do.
     r = kvmta.run("-t", "-i", stdin=b"To: t1@sink.example\nCc: t2@sink.example\nBcc: t3@sink.example\nSubject: -t\n\nhello\n")
     s.check(r.returncode == 0, "-t: exit 0", r)
     got = expect("-t", "t3@sink.example", b"Subject: -t\r\n")

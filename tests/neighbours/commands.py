@@ -134,10 +134,45 @@ with Scenario("commands") as s:
     expect(0, ["-d0.1", "-bv", "a@x.example"], out=rb"^Version kvmta/\S+\n Compiled with: .*SYSTEM IDENTITY.*\$j = ")
 
     # One queue has one daemon.
-    other = subprocess.run([KVMTA, "-bd", f"-oQ{kvmta.dir}", "-O", f"DaemonPortOptions=Port={free_port()},Addr={LOCAL}"], capture_output=True, timeout=60)
-    s.check(other.returncode == 69 and b"in use by another process" in other.stderr, "a second daemon says so and ends", (other.returncode, other.stderr))
-    other = subprocess.run([KVMTA, "-bd", f"-oQ{s.dir}/second", *settings], capture_output=True, timeout=60)
-    s.check(other.returncode == 71 and b"Address already in use" in other.stderr, "-bd on a port in use: 71 from the parent", (other.returncode, other.stderr))
+    t0 = time.monotonic()
+    other = s.background(kvmta.dir, "-O", f"DaemonPortOptions=Port={free_port()},Addr={LOCAL}")
+    s.check(other.returncode == 69 and other.stderr.count(b"in use by another process") == 1 and time.monotonic() - t0 < 5,
+            "a second daemon says so, once, and ends at once", (other.returncode, other.stderr))
+    other = s.background(f"{s.dir}/second", *settings)
+    s.check(other.returncode == 71 and other.stderr.count(b"Address already in use") == 1, "-bd on a port in use: 71 from the parent",
+            (other.returncode, other.stderr))
+
+    # Any user hands mail in; while the daemon restarts he waits, and when it stays away nothing is lost.
+    if os.geteuid() == 0:
+        saved = Path("/var/tmp/dead.letter-nobody")
+        s.stack.callback(lambda: saved.unlink(missing_ok=True))
+
+        def nobody(*args, home=None):
+            env = {k: v for k, v in os.environ.items() if k != "HOME"} | ({"HOME": home} if home else {})
+            return subprocess.Popen([KVMTA, f"-oQ{kvmta.dir}", "-i", *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                    stderr=subprocess.PIPE, user="nobody", group="nogroup", extra_groups=[], env=env)
+        if (p := nobody("nobody@x.example")).communicate(text)[1] or p.returncode:
+            s.check(False, "another user hands mail in", p.returncode)
+        wait_for(lambda: sink.recipients()["nobody@x.example"], 10)
+        s.check([a.sender for a in sink.arrivals if "nobody@x.example" in a.recipients][0].startswith("nobody@"), "another user hands mail in, as himself")
+        kvmta.stop()
+        waiting = nobody("-v", "waits@x.example")
+        waiting.stdin.write(text)
+        waiting.stdin.close()
+        line = waiting.stdout.readline()
+        s.check(line.startswith(b"Waiting up to 10 seconds for the queue in "), "-v says that it waits for the daemon", line)
+        kvmta.start()
+        s.check(waiting.wait(30) == 0 and wait_for(lambda: sink.recipients()["waits@x.example"] == 1, 10), "a restart is waited for",
+                waiting.stderr.read())
+        kvmta.stop()
+        for home in (None, "/proc"):
+            saved.unlink(missing_ok=True)
+            p = nobody("gone@x.example", home=home)
+            _, err = p.communicate(text)
+            s.check(p.returncode == 75 and b"Saved message in /var/tmp/dead.letter-nobody" in err and saved.read_bytes().endswith(text + b"\n"),
+                    f"nobody there, HOME {home}: 75, saved and said", (p.returncode, err))
+        kvmta.start()
+        s.check(kvmta.total() >= 0 and "gone@x.example" not in kvmta.listing(), "and not queued as well")
 
     # SIGTERM under load: what got its 250 is there afterwards.
     taken = {}
@@ -164,7 +199,7 @@ with Scenario("commands") as s:
     # Without a daemon: the command opens the store itself.
     expect(0, ["-bp"], label="without a daemon: -bp")
     expect(0, ["-bP"], out=rb"entries=\d+", label="without a daemon: -bP")
-    expect(0, ["-i", "-f", "me@x.example", "child@x.example"], label="without a daemon: saved at once")
+    expect(0, ["-i", "-f", "me@x.example", "child@x.example"], out=rb"^$", err=rb"^$", label="without a daemon: saved at once, nothing said")
     s.check(wait_for(lambda: sink.recipients()["child@x.example"] == 1, 15), "without a daemon: a child tries it once", kvmta.listing())
     expect(67, ["-odi", "-i", "-f", "me@x.example", "hard@x.example"], label="without a daemon: -odi says what the attempt said")
     expect(0, ["-q", "-v"], label="without a daemon: -q runs the queue")

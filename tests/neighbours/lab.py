@@ -89,6 +89,16 @@ class Scenario:
         self.stack.callback(k.kill)
         return k
 
+    def background(self, directory, *args):
+        """`kvmta -bd`, which may not start; what it leaves running ends with the scenario."""
+        pid = self.dir / f"{Path(directory).name}.pid"
+
+        def end():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                os.kill(int(pid.read_text().split()[0]), signal.SIGKILL)
+        self.stack.callback(end)
+        return subprocess.run([KVMTA, "-bd", f"-oQ{directory}", "-O", f"PidFile={pid}", *args], capture_output=True, timeout=60)
+
     def sink(self, **kwargs):
         s = Sink(**kwargs)
         self.stack.callback(s.close)
