@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::Access;
+use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use tokio::time::Instant;
 
@@ -26,6 +27,9 @@ use crate::world::real::RealClock;
 
 /// Between two looks whether the lock or the socket is free.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long the last lines of the log may take.
+pub(super) const FLUSH_MAX: Duration = Duration::from_millis(500);
 
 /// Who writes into the operator's log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,7 +81,10 @@ pub struct Held {
 impl Held {
     /// Closes the store.
     pub fn end(self) -> Result<(), StoreError> {
-        self.runtime.block_on(self.running.stop())
+        let maillog = self.running.house.maillog.clone();
+        let closed = self.runtime.block_on(self.running.stop());
+        maillog.flush(FLUSH_MAX);
+        closed
     }
 }
 
@@ -133,12 +140,10 @@ impl HoldError {
 fn hold(config: &Arc<Config>, log: Log<'_>) -> Result<Connected, HoldError> {
     let directory = &config.queue_directory;
     let rights = Access::READ_OK | Access::WRITE_OK;
-    match rustix::fs::access(directory.join("queue.redb"), rights) {
-        Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM | rustix::io::Errno::ROFS) => {
-            return Err(HoldError::NotOurs);
-        }
-        // What else there is to say the store says itself.
-        _ => {}
+    let access = rustix::fs::access(directory.join("queue.redb"), rights);
+    // What else there is to say the store says itself.
+    if let Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) = access {
+        return Err(HoldError::NotOurs);
     }
     let maillog = log(Whose::Command).map_err(HoldError::no)?;
     let owner = owner_to_become(directory).map_err(HoldError::no)?;

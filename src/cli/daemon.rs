@@ -10,6 +10,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, Interval};
 
-use super::ask::{Log, Whose};
+use super::ask::{FLUSH_MAX, Log, Whose};
 use super::exit::Exit;
 use super::house::{self, Kind, Running};
 use super::ports::{self, Port, PortError};
@@ -35,8 +36,6 @@ use crate::world::World;
 
 /// Set in the environment of the child that detaches: it makes a session of its own and reports on standard output.
 const DETACHED: &str = "KVMTA_DETACHED";
-/// How long the last lines of the log may take.
-const FLUSH_MAX: Duration = Duration::from_millis(500);
 /// Between two looks whether the lock of the queue is free.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// What the child writes when it listens.
@@ -340,8 +339,10 @@ fn make_directory(config: &Config) -> io::Result<()> {
     }
 }
 
+/// Whom a daemon that root starts becomes: RunAsUser, else the owner of the queue directory, as root's files there would be in his
+/// way.
 fn run_as(config: &Config) -> Result<Option<nix::unistd::User>, Failure> {
-    let Some(name) = config.run_as_user.as_deref() else { return Ok(None) };
+    let Some(name) = config.run_as_user.as_deref() else { return owner(config) };
     let name = name.split(':').next().unwrap_or(name);
     match nix::unistd::User::from_name(name) {
         Ok(Some(user)) => Ok(Some(user)),
@@ -350,7 +351,24 @@ fn run_as(config: &Config) -> Result<Option<nix::unistd::User>, Failure> {
     }
 }
 
-/// RunAsUser: for good, groups first, and verified. Only root has something to drop.
+fn owner(config: &Config) -> Result<Option<nix::unistd::User>, Failure> {
+    let directory = &config.queue_directory;
+    let uid = match std::fs::metadata(directory) {
+        Ok(found) if nix::unistd::geteuid().is_root() && found.uid() != 0 => found.uid(),
+        // Not there, or not to be looked at: what is next says so better.
+        _ => return Ok(None),
+    };
+    match nix::unistd::User::from_uid(uid.into()) {
+        Ok(Some(user)) => Ok(Some(user)),
+        Ok(None) | Err(_) => {
+            let directory = directory.display();
+            let text = format!("{directory} belongs to uid {uid}, who is no user: set RunAsUser");
+            Err((text, Exit::Config))
+        }
+    }
+}
+
+/// For good, groups first, and verified. Only root has something to drop.
 fn drop_root(config: &Config) -> Result<(), Failure> {
     let Some(user) = run_as(config)?.filter(|_| nix::unistd::geteuid().is_root()) else {
         return Ok(());

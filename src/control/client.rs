@@ -116,3 +116,42 @@ impl Asked {
         self.stream.into_inner()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// What `connect` says when the other end does this.
+    fn met(by: impl FnOnce(UnixListener) + Send) -> io::Error {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join(SOCKET)).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| by(listener));
+            connect(directory.path()).unwrap_err()
+        })
+    }
+
+    #[test]
+    fn whoever_was_not_greeted_has_asked_nothing() {
+        let closed = met(|listener| drop(listener.accept().unwrap()));
+        assert!(is_absence(&closed), "{closed:?}");
+        // In line when the socket goes: the first is accepted, the one behind it by nobody.
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(SOCKET);
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut behind = UnixStream::connect(&path).unwrap();
+        drop(listener);
+        let error = behind.read_exact(&mut [0]).unwrap_err();
+        assert!(is_end(&error), "{error:?}");
+    }
+
+    #[test]
+    fn another_version_is_said() {
+        let other = met(|listener| {
+            listener.accept().unwrap().0.write_all(&[proto::VERSION + 1]).unwrap();
+        });
+        assert!(other.to_string().contains("restart the daemon"), "{other}");
+    }
+}
