@@ -27,7 +27,7 @@ use super::reload::{self, Load};
 use super::supervisor::{self, State};
 use crate::config::Config;
 use crate::config::check::{Diagnostic, Severity};
-use crate::control::client::{self, WAIT_MAX};
+use crate::control::client;
 use crate::control::proto::{Answer, Request};
 use crate::maillog::Maillog;
 use crate::queue::run::Run;
@@ -36,6 +36,8 @@ use crate::world::World;
 
 /// Set in the environment of the child that detaches: it makes a session of its own and reports on standard output.
 const DETACHED: &str = "KVMTA_DETACHED";
+/// How long a daemon on its way out is waited for: its deliveries and its sessions have half a minute each.
+const OPEN_WAIT: Duration = Duration::from_secs(75);
 /// Between two looks whether the lock of the queue is free.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// What the child writes when it listens.
@@ -235,7 +237,7 @@ fn tell_state(running: &Running) {
 
 /// Opens the store; asks a command that holds it for the moment to give way, and waits for it.
 async fn open(config: &Arc<Config>, world: &World) -> Result<Store, StoreError> {
-    let end = Instant::now() + WAIT_MAX;
+    let end = Instant::now() + OPEN_WAIT;
     loop {
         let options = house::store_options(config, world.clock.clone());
         match Store::open(options, true) {

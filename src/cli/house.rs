@@ -53,6 +53,8 @@ pub struct Running {
     runs: mpsc::Sender<RunRequest>,
     outlets: Outlets,
     stop: watch::Sender<bool>,
+    /// For the control socket, which is open for as long as the store can take a message.
+    close: watch::Sender<bool>,
     /// For the runner, the sessions and the control socket: what they work by from now on.
     houses: watch::Sender<House>,
     acceptors: watch::Sender<Arc<Acceptor>>,
@@ -125,6 +127,7 @@ pub async fn start(
     let house = furnish(config, world, store, maillog.clone());
     let tls = server_tls(&house.config)?;
     let (stop, stopped) = watch::channel(false);
+    let (close, closed) = watch::channel(false);
     let (wake, accepted) = mpsc::channel::<Accepted>(ACCEPTED_MAX);
     let (ask, runs) = mpsc::channel::<RunRequest>(RUNS_MAX);
     let events = maillog.clone();
@@ -152,13 +155,14 @@ pub async fn start(
         yield_to: (kind == Kind::Holder).then(|| stop.clone()),
     };
     let (desks, current) = watch::channel(Arc::new(desk));
-    let control = tokio::spawn(server::serve(control, current, stopped));
+    let control = tokio::spawn(server::serve(control, current, closed));
     let fresh = mailers_fresh(&house);
     let mut running = Running {
         house,
         runs: ask,
         outlets,
         stop,
+        close,
         houses,
         acceptors,
         desks,
@@ -247,15 +251,17 @@ impl Running {
         let _ = self.runs.send(RunRequest::Queue { run, progress: None }).await;
     }
 
-    /// Stops taking and starting, lets attempts under way end, and closes the store cleanly.
+    /// Stops taking and starting, lets attempts under way end, and closes the store cleanly. Programs hand mail in until shortly
+    /// before that: what they bring waits for the next start.
     pub async fn stop(self) -> Result<(), StoreError> {
         self.stop.send_replace(true);
         for listener in self.listeners {
             let _ = listener.await;
         }
         let _ = self.runner.await;
-        let _ = self.control.await;
         self.sessions.finish().await;
+        self.close.send_replace(true);
+        let _ = self.control.await;
         self.fresh.abort();
         self.house.mailers.dismiss_idle();
         let socket = self.house.config.queue_directory.join(crate::control::client::SOCKET);

@@ -62,7 +62,7 @@ pub struct Desk {
     pub wake: mpsc::Sender<Accepted>,
     /// Explicit runs for the runner.
     pub runs: mpsc::Sender<RunRequest>,
-    /// True when it is time to stop.
+    /// True when no more mail is tried and SMTP sessions are to end. Messages are taken still.
     pub stop: watch::Receiver<bool>,
     /// Uids that may do what root may: the daemon's own, TrustedUser's.
     pub trusted: Vec<u32>,
@@ -120,7 +120,7 @@ pub async fn serve(
         };
         let desk = desks.borrow().clone();
         match accepted {
-            Ok((stream, _)) => drop(connections.spawn(connection(desk, stream))),
+            Ok((stream, _)) => drop(connections.spawn(connection(desk, stream, stop.clone()))),
             Err(error) => {
                 desk.house.maillog.warning(None, &format!("control socket: accept: {error}"));
                 tokio::time::sleep(SHORTAGE_WAIT).await;
@@ -140,7 +140,7 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-async fn connection(desk: Arc<Desk>, mut stream: UnixStream) {
+async fn connection(desk: Arc<Desk>, mut stream: UnixStream, mut stop: watch::Receiver<bool>) {
     let Ok(credentials) = stream.peer_cred() else { return };
     if stream.write_u8(proto::VERSION).await.is_err() {
         return;
@@ -156,7 +156,6 @@ async fn connection(desk: Arc<Desk>, mut stream: UnixStream) {
         let _ = proto::send(&mut stream, &answer).await;
         return;
     }
-    let mut stop = desk.stop.clone();
     let mut visit = Visit { desk, stream, uid: credentials.uid(), kept: None };
     let mut is_first = true;
     loop {

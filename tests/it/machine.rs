@@ -421,6 +421,27 @@ impl Daemon {
 }
 
 #[test]
+fn mail_is_handed_in_while_the_daemon_stops() {
+    let slow = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = slow.local_addr().unwrap().port();
+    let place = Place::new(&format!(
+        "O DaemonPortOptions=Port=0,Addr=127.0.0.1\nO SmartHost=[127.0.0.1]:{port}\n"
+    ));
+    let mut daemon = place.daemon(&[]);
+    daemon.until("starting daemon");
+    assert!(place.run(&["-i", "first@x.example"], MESSAGE).status.success());
+    // A delivery that the daemon waits for.
+    let (delivery, _) = slow.accept().unwrap();
+    daemon.signal(Signal::SIGTERM);
+    daemon.until("stopping daemon");
+    let second = place.run(&["-i", "-odi", "second@x.example"], MESSAGE);
+    assert!(second.status.success() && second.stderr.is_empty(), "{second:?}");
+    drop(delivery);
+    daemon.stop();
+    assert_eq!(place.count(), "2");
+}
+
+#[test]
 fn nobody_there_is_dead_letter_and_75() {
     let place = Place::new("");
     let output = place.run(&["-i", "b@x.example"], MESSAGE);
