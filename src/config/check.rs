@@ -7,16 +7,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::host::HostNames;
 use super::locate::{Location, SYSTEM_QUEUE};
-use super::options::{self, Action, Draft, FindError, Turn};
+use super::options::{self, Action, Draft, FindError, Probe, Turn};
 use super::raw::{self, Directive, Line, Origin, Setting};
 use super::value;
 use super::{Config, Daemon, Network};
 use crate::mail::address::check_domain;
+use crate::mail::job::Mailer;
 
 /// Port of a queue that is not the system's.
 const PRIVATE_PORT: u16 = 2525;
@@ -155,6 +156,7 @@ impl Draft {
             ports_named: false,
             macros: BTreeMap::new(),
             single_thread: false,
+            probe: Probe::All,
             class_networks: Vec::new(),
             remarks: Vec::new(),
         }
@@ -211,6 +213,12 @@ impl Reader<'_> {
                     let text = format!("syntax version {level:?} is not known; read as version 10");
                     self.say(Severity::Warning, &origin, text);
                 }
+            }
+            Directive::Mailer { name, flags } => {
+                if flags.contains('e') {
+                    self.draft.config.expensive_mailers.extend(mailers_called(&name));
+                }
+                self.unused.entry('M').or_insert((origin, 0)).1 += 1;
             }
             Directive::Other { letter } => {
                 // Rulesets and their rules are one subject.
@@ -462,11 +470,18 @@ impl Reader<'_> {
         let config = &mut draft.config;
         config.relay_networks.append(&mut draft.class_networks);
         config.load = config.load.of_this_machine();
+        for address in draft.probe.of(&self.sources.host.addresses) {
+            config.local_names.insert(match address {
+                IpAddr::V4(v4) => format!("[{v4}]"),
+                IpAddr::V6(v6) => format!("[ipv6:{v6}]"),
+            });
+        }
         config.per_user = config.queue_directory != Path::new(SYSTEM_QUEUE);
         if !draft.ports_named {
             config.daemons = default_daemons(config.per_user);
         }
         if config.verbose {
+            config.hold_expensive = false;
             config.delivery_mode = super::DeliveryMode::Interactive;
         }
         if draft.single_thread {
@@ -505,6 +520,17 @@ impl Reader<'_> {
                 None
             }
         };
+    }
+}
+
+/// The built-in mailers that do the work of a mailer of this name in stock configurations.
+pub(super) fn mailers_called(name: &str) -> &'static [Mailer] {
+    match name {
+        "smtp" | "esmtp" | "smtp8" | "dsmtp" => &[Mailer::Esmtp],
+        "relay" => &[Mailer::Relay],
+        "local" => &[Mailer::Lmtp, Mailer::Local],
+        "lmtp" => &[Mailer::Lmtp],
+        _ => &[],
     }
 }
 

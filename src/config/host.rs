@@ -1,5 +1,6 @@
 //! The name of this host, from the system's name and its hosts file. Never asks DNS: a start must not wait for it.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 /// What a host is called.
@@ -9,6 +10,8 @@ pub struct HostNames {
     pub full: String,
     /// `lab`
     pub short: String,
+    /// The addresses of its interfaces, loopback included; none where the system does not tell.
+    pub addresses: Vec<IpAddr>,
 }
 
 impl HostNames {
@@ -17,7 +20,7 @@ impl HostNames {
         let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
         // A host without a hosts file, or with one nobody may read, still has its short name.
         let hosts = super::check::read_file(Path::new("/etc/hosts")).unwrap_or_default();
-        HostNames::from(&node, &hosts)
+        HostNames { addresses: interface_addresses(), ..HostNames::from(&node, &hosts) }
     }
 
     /// From the system's name `node` and the text of its hosts file: a name without a dot takes the domain of
@@ -30,8 +33,18 @@ impl HostNames {
         HostNames {
             full: full.unwrap_or_else(|| node.to_owned()),
             short: node.split('.').next().unwrap_or(node).to_owned(),
+            addresses: Vec::new(),
         }
     }
+}
+
+fn interface_addresses() -> Vec<IpAddr> {
+    let address = |interface: nix::ifaddrs::InterfaceAddress| {
+        let storage = interface.address?;
+        let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        v4.or_else(|| storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+    };
+    nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(address).collect()
 }
 
 fn qualified(node: &str, hosts: &str) -> Option<String> {
@@ -65,7 +78,7 @@ mod tests {
         assert_eq!(names("LAB").short, "lab");
         assert_eq!(
             names("mx.example.org."),
-            HostNames { full: "mx.example.org".into(), short: "mx".into() }
+            HostNames { full: "mx.example.org".into(), short: "mx".into(), addresses: Vec::new() }
         );
         assert_eq!(names("alone").full, "alone");
         assert_eq!(names("bad name").full, "localhost");

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::mail::address::Address;
+use crate::mail::job::Mailer;
 pub use load::LoadLimits;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -144,6 +145,10 @@ pub struct Config {
     pub ignore_dots: bool,
     /// SaveFromLine (-s): a leading `From ` line is kept.
     pub save_from_line: bool,
+    /// HoldExpensive: mail for expensive mailers waits for a queue run.
+    pub hold_expensive: bool,
+    /// The mailers that are: F=e of M lines, and ExpensiveMailers.
+    pub expensive_mailers: BTreeSet<Mailer>,
     /// SingleLineFromHeader, of submitted messages.
     pub single_line_from_header: bool,
     /// MustQuoteChars: characters that make a name in From: be quoted, beside those of RFC 5322.
@@ -407,6 +412,13 @@ pub struct Privacy {
     pub noactualrecipient: bool,
 }
 
+impl Config {
+    /// Whether mail for this mailer is tried in queue runs alone (HoldExpensive).
+    pub fn is_held_for_runs(&self, mailer: Mailer) -> bool {
+        self.hold_expensive && self.expensive_mailers.contains(&mailer)
+    }
+}
+
 impl Default for Config {
     fn default() -> Config {
         let queue = QueueTimeouts { giving_up: GivingUp::After(5 * DAY), warn: Some(4 * HOUR) };
@@ -512,6 +524,8 @@ impl Default for Config {
             trusted_users: ["root", "daemon"].map(str::to_owned).into(),
             ignore_dots: false,
             save_from_line: false,
+            hold_expensive: false,
+            expensive_mailers: BTreeSet::new(),
             single_line_from_header: false,
             must_quote_chars: ".'".into(),
             rrt_implies_dsn: false,

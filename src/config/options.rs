@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -78,6 +79,28 @@ pub struct Turn {
     pub command_line: bool,
 }
 
+/// Which addresses of this machine are names of it (DontProbeInterfaces).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Probe {
+    /// Of all interfaces.
+    All,
+    /// But for loopback.
+    NotLoopback,
+    /// None.
+    Nothing,
+}
+
+impl Probe {
+    /// Those among `addresses`.
+    pub fn of(self, addresses: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+        addresses.iter().copied().filter(move |address| match self {
+            Probe::All => true,
+            Probe::NotLoopback => !address.is_loopback(),
+            Probe::Nothing => false,
+        })
+    }
+}
+
 /// A configuration in the making.
 #[derive(Clone, Debug)]
 pub struct Draft {
@@ -93,6 +116,8 @@ pub struct Draft {
     pub macros: BTreeMap<String, String>,
     /// SingleThreadDelivery.
     pub single_thread: bool,
+    /// DontProbeInterfaces.
+    pub probe: Probe,
     /// Networks and addresses found in class R.
     pub class_networks: Vec<Network>,
     /// What a setter has to say although it took the value.

@@ -96,6 +96,13 @@ pub enum Directive {
     },
     /// V: level of the syntax, and vendor.
     Version(String),
+    /// `Mname, F=flags, ...`: a mailer, of which only the flags are looked at.
+    Mailer {
+        /// `esmtp`
+        name: String,
+        /// `mDFMuXe`
+        flags: String,
+    },
     /// K, M, H, S, R, Q, X, E: read, and judged by letter.
     Other {
         /// The letter.
@@ -197,9 +204,21 @@ fn directive(line: &str) -> Option<Directive> {
             Directive::Precedence { word: word.trim().to_owned(), number: number.trim().to_owned() }
         }
         'V' => Directive::Version(rest.trim().to_owned()),
-        'K' | 'M' | 'H' | 'S' | 'R' | 'Q' | 'X' | 'E' => Directive::Other { letter },
+        'M' => mailer(rest),
+        'K' | 'H' | 'S' | 'R' | 'Q' | 'X' | 'E' => Directive::Other { letter },
         _ => Directive::Unknown(line.to_owned()),
     })
+}
+
+/// `name, P=path, F=flags, ...`
+fn mailer(text: &str) -> Directive {
+    let mut fields = text.split(',').map(str::trim);
+    let name = fields.next().unwrap_or_default().to_owned();
+    let flags = fields.find_map(|field| {
+        let (key, value) = field.split_once('=')?;
+        (key.trim() == "F").then(|| value.trim().to_owned())
+    });
+    Directive::Mailer { name, flags: flags.unwrap_or_default() }
 }
 
 /// A macro or class name, one character or `{name}`, and what follows it.

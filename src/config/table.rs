@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::idle::{IDLE, LATER};
-use super::options::{Action, Draft, OptionSpec, Turn};
+use super::options::{Action, Draft, OptionSpec, Probe, Turn};
 use super::value::{self, Unit, ValueError};
 use super::{DeliveryMode, ErrorMode, NoRecipientAction, Privacy, SortOrder, ports, raw};
 use Action::{Flag, GiveUp, Limit, List, Number, Size, Text, Time, Wait, Warn};
@@ -106,6 +106,10 @@ static QUEUE: &[OptionSpec] = &[
         "Above QueueLA a message waits when its priority is over QueueFactor / (load - QueueLA + 1)."),
     opt("QueueLA", Some('x'), "", Number(0, 100_000, |d, n| d.config.load.queue = Some(n as u32)),
         "Load average from which mail is queued and not tried. Default eight per processor."),
+    opt("HoldExpensive", Some('c'), "false", Flag(|d| &mut d.config.hold_expensive),
+        "Mail for expensive mailers (F=e of an M line, ExpensiveMailers) is tried in queue runs alone: those of -q15m, each its time after the other, and explicit ones."),
+    own("ExpensiveMailers", "", List("mailers", expensive_mailers),
+        "Which of esmtp, relay and lmtp are expensive, beside those whose M line says so."),
     own("IncomingSize", "256M", Size(|d, n| d.config.incoming_size = n),
         "Octets of mail not yet tried that may take the short way through the store."),
     own("BodyGenerationSize", "1G", Size(|d, n| d.config.body_generation_size = n.max(1 << 20)),
@@ -275,6 +279,8 @@ static ROUTING: &[OptionSpec] = &[
         "Tried after the last MX host of every domain."),
     opt("FallbackSmartHost", None, "", Text("host", |d, v| { d.config.fallback_smart_host = hop(v)?; Ok(()) }),
         "Where mail goes whose domain is not found."),
+    opt("DontProbeInterfaces", None, "false", Text("true, false or loopback", dont_probe),
+        "The addresses of this machine in brackets are not local names; loopback leaves out those alone."),
     opt("TryNullMXList", Some('w'), "false", Flag(|d| &mut d.config.try_null_mx_list),
         "When the best MX of a domain is this host, its address is tried."),
 ];
@@ -402,6 +408,26 @@ fn queue_sort_order(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
                 "priority host time filename modification random none shuffle",
             ));
         }
+    };
+    Ok(())
+}
+
+fn expensive_mailers(draft: &mut Draft, value: &str, _: Turn) -> Result<(), ValueError> {
+    for name in words(value) {
+        let mailers = super::check::mailers_called(&name.to_lowercase());
+        if mailers.is_empty() {
+            return Err(word(name, "esmtp relay lmtp"));
+        }
+        draft.config.expensive_mailers.extend(mailers);
+    }
+    Ok(())
+}
+
+fn dont_probe(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    draft.probe = match value.eq_ignore_ascii_case("loopback") {
+        true => Probe::NotLoopback,
+        false if value::boolean(value)? => Probe::Nothing,
+        false => Probe::All,
     };
     Ok(())
 }

@@ -102,6 +102,17 @@ enum Offered {
     Refused(Offer, Box<Waiting<Claim>>),
 }
 
+/// HoldExpensive: when mail that waits for a queue run has its time, and what of the present run is still to be read.
+#[derive(Default)]
+struct HeldBack {
+    /// The next queue run; none when nothing is held back.
+    run_at: Option<Instant>,
+    /// This reading of INCOMING takes it.
+    incoming: bool,
+    /// This look at the AGENDA takes it.
+    agenda: bool,
+}
+
 /// What the loop does by itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Initiative {
@@ -121,6 +132,8 @@ pub struct Runner {
     ranking: Ranking,
     /// Nothing is tried because of the load, and the log says so.
     resting: bool,
+    /// HoldExpensive.
+    held_back: HeldBack,
     /// The present reading of INCOMING has passed over mail for the load.
     load_keeps: bool,
     attempts: JoinSet<Ended>,
@@ -157,6 +170,10 @@ impl Runner {
             schedule: Schedule::new(limits(config)),
             ranking: Ranking::new(config.queue_sort_order),
             resting: false,
+            held_back: HeldBack {
+                run_at: config.hold_expensive.then(|| Instant::now() + interval.unwrap_or(NEVER)),
+                ..HeldBack::default()
+            },
             load_keeps: false,
             attempts: JoinSet::new(),
             about: HashMap::new(),
@@ -307,9 +324,15 @@ impl Runner {
     /// New mail, or the mail that a waiting submission is about.
     fn fresh(&mut self, accepted: Accepted, run: Option<RunId>) {
         let now = self.now();
+        // -v forces HoldExpensive off.
+        let watched = run.and_then(|run| self.runs.get(&run)).is_some_and(|run| run.run.verbose);
         for (job, claim) in accepted.jobs {
             let destination = job.destination.clone();
             let id = job.id;
+            // It is found again by the next queue run.
+            if !watched && self.house.config.is_held_for_runs(destination.mailer) {
+                continue;
+            }
             if self.open_lane(&destination).is_err() {
                 self.incoming_again();
                 continue;
@@ -473,6 +496,12 @@ impl Runner {
             // Without an interval nothing but explicit runs follows.
             self.queue_run_at = Some(now + self.interval.unwrap_or(NEVER));
         }
+        if self.held_back.run_at.is_some_and(|at| at <= now) {
+            self.incoming = Incoming::From(now);
+            self.agenda_at = now;
+            let run_at = Some(now + self.interval.unwrap_or(NEVER));
+            self.held_back = HeldBack { run_at, incoming: true, agenda: true };
+        }
     }
 
     fn read_incoming(&mut self) -> Result<(), StoreError> {
@@ -486,6 +515,7 @@ impl Runner {
         }
         let jobs = self.house.store.incoming(after, SLICE)?;
         if jobs.is_empty() {
+            self.held_back.incoming = false;
             let kept = std::mem::take(&mut self.load_keeps);
             self.incoming = match (again, kept) {
                 (true, _) => Incoming::From(Instant::now()),
@@ -495,6 +525,12 @@ impl Runner {
         }
         let load = self.load();
         for job in &jobs {
+            if !self.held_back.incoming
+                && self.house.config.is_held_for_runs(job.destination.mailer)
+            {
+                self.incoming = Incoming::Reading { after: job.id.queue_id, again };
+                continue;
+            }
             if self.house.config.waits_for_load(job.envelope.priority, load) {
                 self.load_keeps = true;
                 self.incoming = Incoming::Reading { after: job.id.queue_id, again };
@@ -517,8 +553,14 @@ impl Runner {
             return Ok(());
         }
         let (due, next) = self.house.store.agenda(now, self.far(), AGENDA_PAGE)?;
+        let takes_all = std::mem::take(&mut self.held_back.agenda);
         for (_, destination) in due {
-            if self.schedule.works_on(&destination) {
+            // What is held back is read once in a run, also when new mail for the same destination is under way.
+            let is_read = match self.house.config.is_held_for_runs(destination.mailer) {
+                true => !takes_all,
+                false => self.schedule.works_on(&destination),
+            };
+            if is_read {
                 continue;
             }
             self.open_lane(&destination)?;

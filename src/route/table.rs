@@ -27,6 +27,9 @@ pub fn destination(config: &Config, address: &Address) -> Result<Destination, Re
         Some(domain) => domain,
     };
     if let Some(ip) = literal(domain) {
+        if config.local_names.contains(&bracketed(ip)) {
+            return to_local(config, address);
+        }
         return Ok(Destination { mailer: Mailer::Esmtp, next_hop: bracketed(ip) });
     }
     if let Some(smart_host) = &config.smart_host {

@@ -945,6 +945,11 @@ fn orders() {
 }
 
 #[test]
+fn expensive() {
+    file("expensive.txt");
+}
+
+#[test]
 fn load() {
     file("load.txt");
 }

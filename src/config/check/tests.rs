@@ -15,7 +15,11 @@ fn load_at(queue: &str, file: &str, options: &str) -> Result<(Config, Vec<String
         queue_directory: queue.into(),
         config_file: (!file.is_empty()).then(|| "/x.cf".into()),
     };
-    let host = HostNames { full: "mx.example.com".into(), short: "mx".into() };
+    let host = HostNames {
+        full: "mx.example.com".into(),
+        short: "mx".into(),
+        addresses: ["127.0.0.1", "192.0.2.25", "2001:db8::25"].map(|a| a.parse().unwrap()).into(),
+    };
     let options: Vec<_> = options.split_whitespace().map(Setting::long).collect();
     let read = |path: &Path| match path.to_str() {
         Some("/x.cf") => Ok(file.to_owned()),
@@ -42,13 +46,50 @@ fn said(file: &str) -> Vec<String> {
 fn nothing_is_needed() {
     let config = config("", "");
     assert_eq!(config.host_name, "mx.example.com");
-    assert!(config.local_names.iter().eq(["localhost", "mx", "mx.example.com"]));
+    let own = ["[127.0.0.1]", "[192.0.2.25]", "[ipv6:2001:db8::25]"];
+    let names = [&own[..], &["localhost", "mx", "mx.example.com"]].concat();
+    assert!(config.local_names.iter().eq(names));
     let ports: Vec<_> = config.daemons.iter().map(|d| d.address.to_string()).collect();
     assert_eq!(ports, ["0.0.0.0:25", "[::]:25"]);
     assert!(!config.per_user);
     let (config, _) = load_at("/tmp/q", "", "").unwrap();
     assert_eq!(config.daemons, [Daemon::at("MTA", "127.0.0.1:2525".parse().unwrap())]);
     assert!(config.per_user);
+}
+
+#[test]
+fn interfaces_are_probed_unless_told() {
+    let own = |file: &str| {
+        let names = config(file, "").local_names;
+        names.into_iter().filter(|name| name.starts_with('[')).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(own("O DontProbeInterfaces\n"), "");
+    assert_eq!(own("O DontProbeInterfaces=loopback\n"), "[192.0.2.25] [ipv6:2001:db8::25]");
+    assert_eq!(own("O DontProbeInterfaces=no\n"), "[127.0.0.1] [192.0.2.25] [ipv6:2001:db8::25]");
+}
+
+/// F=e of the M lines, and what HoldExpensive makes of it.
+#[test]
+fn expensive_mailers_are_read_off_the_m_lines() {
+    use crate::mail::job::Mailer;
+    let lines =
+        "Mesmtp, P=[IPC], F=mDFMuXae, S=11, A=TCP $h\nMlocal, P=/x, F=lsDF\nMrelay, P=[IPC], F=e\n";
+    let (found, _) = load(&format!("O HoldExpensive\n{lines}"), "").unwrap();
+    assert_eq!(found.expensive_mailers, [Mailer::Esmtp, Mailer::Relay].into());
+    assert!(found.is_held_for_runs(Mailer::Relay) && !found.is_held_for_runs(Mailer::Lmtp));
+    let (found, _) = load(lines, "").unwrap();
+    assert!(!found.is_held_for_runs(Mailer::Esmtp));
+    let (found, _) = load("O ExpensiveMailers=lmtp, esmtp\n", "c= v").unwrap();
+    assert_eq!(found.expensive_mailers, [Mailer::Esmtp, Mailer::Lmtp].into());
+    assert!(!found.is_held_for_runs(Mailer::Esmtp), "-v asks for it now");
+    assert!(load("", "ExpensiveMailers=pigeon").is_err());
+}
+
+#[test]
+fn host_status_needs_a_cache() {
+    let (found, said) = load("O HostStatusDirectory=x\nO ConnectionCacheSize=0\n", "").unwrap();
+    assert!(!found.host_status);
+    assert!(said[0].contains("HostStatusDirectory disabled with ConnectionCacheSize = 0"));
 }
 
 #[test]
@@ -192,7 +233,7 @@ fn faults_of_the_command_line_end_the_command() {
 fn a_missing_file_is_said_as_sendmail_does() {
     let location =
         Location { queue_directory: "/q".into(), config_file: Some("/nonexistent.cf".into()) };
-    let host = HostNames { full: "a".into(), short: "a".into() };
+    let host = HostNames { full: "a".into(), short: "a".into(), addresses: Vec::new() };
     let sources =
         Sources { location: &location, host: &host, options: &[], macros: &[], read: &read_file };
     let error = Config::load(&sources).map(|_| ()).unwrap_err();
