@@ -98,13 +98,25 @@ fn print(
         }
         total = Some(kept.counted);
     }
-    let mut rows = out.begin(total.unwrap_or(0)).map_err(ask::broken_pipe)?;
-    let mut long = None;
+    // Nothing is printed before there is an answer: the queue may not be for us to see.
+    let (mut out, mut rows, mut long) = (Some(out), None, None);
+    let mut begun = |rows: &mut Option<Rows>| match out.take() {
+        Some(out) => out.begin(total.unwrap_or(0)).map(|begun| *rows = Some(begun)),
+        None => Ok(()),
+    };
     let exit = ask::exchange(connected, &request, &mut |answer| {
-        join(answer, &mut long, &mut |entry| rows.put(&entry))
+        join(answer, &mut long, &mut |entry| {
+            begun(&mut rows)?;
+            rows.as_mut().map_or(Ok(()), |rows| rows.put(&entry))
+        })
     })?;
-    let last = long.map_or(Ok(()), |long| rows.put(&long));
-    last.and_then(|()| rows.end()).map_err(ask::broken_pipe)?;
+    let mut finish = || {
+        begun(&mut rows)?;
+        let Some(mut rows) = rows.take() else { return Ok(()) };
+        long.take().map_or(Ok(()), |long| rows.put(&long))?;
+        rows.end()
+    };
+    finish().map_err(ask::broken_pipe)?;
     Ok(exit)
 }
 

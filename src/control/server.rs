@@ -156,7 +156,8 @@ async fn connection(desk: Arc<Desk>, mut stream: UnixStream, mut stop: watch::Re
         let _ = proto::send(&mut stream, &answer).await;
         return;
     }
-    let mut visit = Visit { desk, stream, uid: credentials.uid(), kept: None };
+    let (uid, gid) = (credentials.uid(), credentials.gid());
+    let mut visit = Visit { desk, stream, uid, gid, kept: None };
     let mut is_first = true;
     loop {
         let request = proto::receive::<Request>(&mut visit.stream);
@@ -187,6 +188,7 @@ struct Visit {
     desk: Arc<Desk>,
     stream: UnixStream,
     uid: u32,
+    gid: u32,
     /// Bodies that are not to go while this connection copies them.
     kept: Option<KeptBodies>,
 }
@@ -234,7 +236,8 @@ impl Visit {
         let group = || {
             use std::os::unix::fs::MetadataExt;
             let directory = std::fs::metadata(&config.queue_directory).ok()?;
-            Some(groups_of(self.uid)?.contains(&directory.gid()))
+            let gid = directory.gid();
+            Some(self.gid == gid || groups_of(self.uid)?.contains(&gid))
         };
         !config.privacy.restrictmailq || self.is_trusted() || group().unwrap_or(false)
     }
