@@ -19,13 +19,14 @@ use crate::accept::{Acceptor, Event, Outlets};
 use crate::config::Config;
 use crate::control::server::{self, Desk};
 use crate::deliver::Mailers;
+use crate::mail::job::Mailer;
 use crate::mail::selection::Selection;
 use crate::maillog::{Maillog, Rejection, Side};
 use crate::queue::House;
 use crate::queue::run::{Run, RunRequest};
 use crate::queue::runner::{Initiative, Runner, Sources};
 use crate::smtp::server::Parting;
-use crate::store::{Accepted, Store, StoreError, StoreOptions};
+use crate::store::{Accepted, Store, StoreError, StoreOptions, Tally};
 use crate::world::dns::DnsOptions;
 use crate::world::tls::ServerTls;
 use crate::world::{Clock, TlsAccept, World};
@@ -130,11 +131,14 @@ pub async fn start(
     let (close, closed) = watch::channel(false);
     let (wake, accepted) = mpsc::channel::<Accepted>(ACCEPTED_MAX);
     let (ask, runs) = mpsc::channel::<RunRequest>(RUNS_MAX);
-    let events = maillog.clone();
+    let (events, counted) = (maillog.clone(), house.store.clone());
     let outlets = Outlets {
         wake,
         etrn: etrn(ask.clone()),
-        events: Arc::new(move |event| log_session(&events, &event)),
+        events: Arc::new(move |event| {
+            count_session(&counted, &event);
+            log_session(&events, &event);
+        }),
     };
     let (houses, furnished) = watch::channel(house.clone());
     let (acceptors, _) = watch::channel(acceptor(&house, tls, &outlets));
@@ -287,6 +291,25 @@ fn mailers_fresh(house: &House) -> JoinHandle<()> {
     tokio::spawn(async move {
         mailers.keep_pool_fresh().await;
     })
+}
+
+/// What a session tells, as statistics; what it accepts, the store counts.
+fn count_session(store: &Store, event: &Event<'_>) {
+    match event {
+        Event::Connected { .. } => store.tally(Tally::ConnectionFrom),
+        Event::TurnedAway { .. } => store.tally(Tally::ConnectionRejected),
+        Event::Refused { .. } | Event::Rejected { .. } => {
+            store.tally(Tally::Rejected(Mailer::Esmtp));
+        }
+        Event::TakingAgain { .. }
+        | Event::Accepted { .. }
+        | Event::StoreTrouble { .. }
+        | Event::Lost { .. }
+        | Event::NoMail { .. }
+        | Event::TlsStarted { .. }
+        | Event::TlsFailed { .. }
+        | Event::Etrn { .. } => {}
+    }
 }
 
 /// What a session tells, as lines of the log.

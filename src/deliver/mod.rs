@@ -31,7 +31,7 @@ use crate::mail::envelope::RecipientState;
 use crate::mail::job::{BodyRef, Job, JobId};
 use crate::mail::outcome::{Attempt, HostOutcome, RemoteHost};
 use crate::route::Hop;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Tally};
 use crate::world::{Answer, TlsFacts, World};
 use pool::Pool;
 use relay::Relay;
@@ -60,6 +60,9 @@ pub trait Backing: Send + Sync {
         id: JobId,
         states: Vec<(u32, RecipientState)>,
     ) -> Answer<'_, Result<(), StoreError>>;
+
+    /// A TCP connection stands, for the statistics.
+    fn connected(&self) {}
 }
 
 impl Backing for Store {
@@ -77,6 +80,10 @@ impl Backing for Store {
         states: Vec<(u32, RecipientState)>,
     ) -> Answer<'_, Result<(), StoreError>> {
         Box::pin(Store::checkpoint(self, id, states))
+    }
+
+    fn connected(&self) {
+        self.tally(Tally::ConnectionTo);
     }
 }
 

@@ -254,10 +254,12 @@ impl Relay<'_> {
             }
             Door::Path(path) => self.world.net.connect_path(path),
         };
-        match tokio::time::timeout_at(by, stream).await {
-            Ok(connected) => connected,
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        let connected = tokio::time::timeout_at(by, stream).await;
+        let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        if let (Ok(_), Door::Tcp(_)) = (&connected, door) {
+            self.backing.connected();
         }
+        connected
     }
 
     fn settings(&self, progress: &Progress<'_>, tls: bool) -> Settings {

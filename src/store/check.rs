@@ -118,6 +118,7 @@ impl<'a> Check<'a> {
         self.rows(&HELD, Check::held)?;
         self.rows(&HOST, Check::host)?;
         self.ledger()?;
+        self.rows(&STAT, Check::stat)?;
         self.sums()
     }
 
@@ -528,6 +529,14 @@ impl<'a> Check<'a> {
 
     fn host(&mut self, host: String, value: Value) -> Result<(), StoreError> {
         self.record::<HostOutcome>(&format!("HOST {host}"), &value);
+        Ok(())
+    }
+
+    fn stat(&mut self, key: (u8, u8), value: Value) -> Result<(), StoreError> {
+        let number = value.as_slice().try_into().map(i64::from_be_bytes);
+        if !number.is_ok_and(|number| number > 0) {
+            self.say("I10", format!("STAT {key:?}"), "is not a number above 0");
+        }
         Ok(())
     }
 

@@ -110,6 +110,13 @@ impl<'a> Edit<'a> {
         *self.adds.entry(COUNT.key(name)).or_default() += delta;
     }
 
+    /// Adds to numbers of STAT.
+    pub fn count_all(&mut self, additions: impl Iterator<Item = (Key, i64)>) {
+        for (key, delta) in additions {
+            *self.adds.entry(key).or_default() += delta;
+        }
+    }
+
     /// The job is to be attempted at its due time.
     pub fn ready(&mut self, id: JobId, job: &EntryJob) {
         self.mark(&READY, (&job.destination, job.due, id));

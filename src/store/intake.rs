@@ -17,6 +17,7 @@ use super::list::ListStaging;
 use super::message::{Body, INLINE_RECIPIENTS_MAX, Incoming, List, Message, Shape, ready_job};
 use super::record::Record;
 use super::schema::*;
+use super::statistics;
 use super::writer::Class;
 use super::{Accepted, Core, Store, StoreError};
 use crate::mail::envelope::{Envelope, Recipient};
@@ -262,6 +263,7 @@ fn incoming_batch(id: QueueId, incoming: &Incoming, bytes: &[u8]) -> Batch {
     }
     batch.adds.push((COUNT.key(COUNT_INCOMING), 1));
     batch.adds.push((COUNT.key(COUNT_INCOMING_OCTETS), bytes.len() as i64));
+    batch.adds.extend(statistics::accepted(&incoming.envelope, false));
     batch
 }
 
@@ -272,6 +274,7 @@ async fn accept_message(core: &Core, id: QueueId, message: &Message) -> Result<(
         let mut edit = Edit::on(read);
         edit.check(Check::Absent(MESSAGE.key(id)));
         edit.enter(id, &message);
+        edit.count_all(statistics::accepted(&message.envelope, message.held.is_some()));
         if let (Shape::Inline(jobs), None) = (&message.shape, &message.held) {
             for job in jobs {
                 edit.ready(JobId { queue_id: id, number: job.number }, job);

@@ -2,7 +2,7 @@
 //!
 //! It waits for settles to become durable and does them again when they did not; it unfolds long lists and carries operators'
 //! changes through them, one slice at a time; it drops what was staged for messages that never came, and body files that are empty.
-//! Beside that it empties those that are nearly so (`evacuate.rs`), until the store closes.
+//! Beside that it empties those that are nearly so (`evacuate.rs`), and writes down what was counted, until the store closes.
 //! Everything here can be found again at the next start (`recover.rs`), so a crash loses nothing.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -97,6 +97,7 @@ impl Keeper {
                     tokio::select! {
                         () = hands.run() => {}
                         () = core.keep_evacuating() => {}
+                        () = core.keep_counting() => {}
                     }
                 });
             })

@@ -14,8 +14,10 @@
 //! | `destination` | [`Store::set_destination`], [`Store::reroute`], [`Store::set_host`] |
 //! | `operate` | [`Store::hold`], [`Store::release`], [`Store::remove`], [`Store::reschedule`] |
 //! | `read` | what is due, listings, counts |
+//! | `statistics` | [`Store::statistics`], [`Store::reset_statistics`], [`Store::tally`] |
 //! | `recover` | [`Store::open`], [`Store::close`], what is finished after a crash |
 //! | `backup` | [`Store::backup`], [`backup::Copy`], [`backup::restore`]: a copy of a running store, and back |
+//! | `evacuate` | body files with little left in them are emptied, in the background |
 //! | `check` | the invariants, verified on a live store |
 //!
 //! Below them: `edit` makes batches that keep the tables in step, `writer` commits them in groups, `engine` holds the
@@ -49,6 +51,7 @@ pub mod schema;
 mod settle;
 mod slot;
 mod space;
+mod statistics;
 pub mod writer;
 
 #[cfg(test)]
@@ -69,6 +72,7 @@ pub use self::inflight::{Begun, Interrupted};
 pub use self::intake::Intake;
 use self::keeper::{Errand, Keeper};
 pub use self::read::{Due, FARTHEST, Far};
+pub use self::statistics::Tally;
 use self::writer::Writer;
 use crate::mail::job::{Destination, Job, JobId};
 use crate::mail::outcome::Report;
@@ -163,6 +167,7 @@ struct Core {
     interrupted: Mutex<InterruptedState>,
     /// Octets of INCOMING bodies, those on their way in included.
     incoming_octets: AtomicU64,
+    tallies: statistics::Tallies,
     down: Mutex<HashMap<Destination, Timestamp>>,
     /// Jobs whose records turned out to be damaged: not offered again.
     quarantine: Mutex<HashSet<JobId>>,

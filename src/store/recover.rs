@@ -29,6 +29,7 @@ use super::record::Record;
 use super::reserve::Reserve;
 use super::schema::*;
 use super::space;
+use super::statistics::Tallies;
 use super::writer::{Class, UPKEEP_EVERY, Upkeep, Writer, WriterLimits};
 use super::{Core, Inner, Store, StoreError, StoreOptions};
 use crate::mail::queue_id::QueueId;
@@ -88,6 +89,10 @@ impl Store {
         if start.is_new {
             batch.puts.push((META.key(META_FORMAT), u64::from(FORMAT).encode()));
         }
+        if !start.is_counting {
+            let now = (options.clock)();
+            batch.puts.push((META.key(META_COUNTING), now.as_millis().encode()));
+        }
         // Queued before everything else: a store without them has nothing in it, and nothing was attempted.
         drop(writer.try_submit(Class::Acknowledged, batch)?);
         let (errands, receiver) = tokio::sync::mpsc::unbounded_channel();
@@ -98,6 +103,7 @@ impl Store {
             claims: Arc::new(Claims::new(unmark_later(&errands))),
             interrupted: start.interrupted.into(),
             incoming_octets: AtomicU64::new(start.incoming_octets),
+            tallies: Tallies::default(),
             down: Mutex::new(HashMap::new()),
             quarantine: Mutex::new(HashSet::new()),
             unfolded: tokio::sync::Notify::new(),
@@ -119,6 +125,7 @@ impl Store {
         self.inner.keeper.stop().await;
         let mut last_word = core.ids.last_word();
         core.close_cleanly(&mut last_word);
+        core.tallies.last_word(&mut last_word);
         match core.writer.submit(Class::Acknowledged, last_word).await {
             Ok(_) | Err(StoreError::Closing) => {}
             // IDs then go on a little further ahead, and the next start takes this stop for an unclean one.
@@ -165,6 +172,8 @@ impl Core {
 /// What an open store begins with.
 struct Start {
     is_new: bool,
+    /// Since when STAT counts is written down.
+    is_counting: bool,
     ids: QueueId,
     incoming_octets: u64,
     first_generation: u32,
@@ -193,6 +202,7 @@ impl Start {
         Ok(Start {
             interrupted: InterruptedState::read(read, was_open.then_some(ids))?,
             is_new: format.is_none(),
+            is_counting: number(META_COUNTING)?.is_some(),
             ids,
             incoming_octets: u64::try_from(octets).unwrap_or(0),
             first_generation: last.map_or(1, |(generation, _)| generation.saturating_add(1)),

@@ -1,7 +1,8 @@
 //! The schema: every table, what states a message can be in, what always holds, and what a crash leaves.
 //!
 //! This page is the design of the store. All tables stand in `queue.redb`, each behind a prefix octet; bodies of
-//! scheduled mail stand in `body-<generation>.redb` (`body.rs`). Keys are ordered tuples (`key.rs`), values are frozen
+//! scheduled mail stand in `body-<generation>.redb` (`body.rs`). Both give disk space back by themselves (`engine/compact.rs`,
+//! `evacuate.rs`). Keys are ordered tuples (`key.rs`), values are frozen
 //! records (`record.rs`), and everything that belongs together changes in one batch (`engine/`).
 //!
 //! # States
@@ -60,6 +61,9 @@
 //! | `reroute` | move READY, change MESSAGE, RECIPIENTS or INCOMING | the old destination: routed again at its attempt | the new one | nothing |
 //! | `set_destination`, `set_host` | DEST, AGENDA; HOST | the older state: a host known to be down is asked once more | | one connection more |
 //! | `hold` `release` `remove` `reschedule` | slices of at most 100 messages: MESSAGE, READY, DEST, AGENDA, DEADLINE, HELD... | the slices before it are done, the rest is not; the operator got no answer | as answered | a removed message in flight may still arrive |
+//! | `evacuate` | (copies sealed first) change the body in MESSAGE, and BODYGEN; in slices | the copies are orphans of their generation | the old bodies are | nothing |
+//! | compaction | none: `queue.redb.new` is filled beside the work, then renamed, before the next commit | the old file; the draft is removed at the start | the new file, with the same rows | nothing |
+//! | `tally`, `reset_statistics` | add STAT, once in a minute; delete STAT, put META | that minute is not in the statistics | it is | nothing |
 //! | `close` | delete META `open` and all of INFLIGHT | an unclean stop: the next start names what was in flight | a clean one | nothing |
 //! | a generation goes | its BODYGEN counters went to 0 with the last message; then the file is unlinked | a file without counters: unlinked at start | | nothing |
 //!
@@ -98,7 +102,7 @@ use crate::mail::time::Timestamp;
 /// The format of tables and keys together. A store with a higher one is not touched.
 pub const FORMAT: u32 = 1;
 
-/// Name → number: `format`; `ids`, above every queue ID given out so far; `open`, while a process has the store.
+/// Name → number: `format`; `ids`, above every queue ID given out so far; `open`, while a process has the store; `counting`.
 pub const META: Table<String> = Table::new("META", 0x01);
 /// Queue ID → envelope, destination, recipients of a message not yet attempted.
 pub const INCOMING: Table<QueueId> = Table::new("INCOMING", 0x10);
@@ -139,6 +143,8 @@ pub const LOADED: Table<String> = Table::new("LOADED", 0x48);
 pub const LOADED_AT: Table<(Timestamp, String)> = Table::new("LOADED_AT", 0x49);
 /// Name → number, added to in the batch of what it counts.
 pub const COUNT: Table<String> = Table::new("COUNT", 0x50);
+/// (Code of a mailer or [`STAT_CONNECTIONS`], [`STAT_FROM`] or another figure) → number, likewise: what mailstats prints.
+pub const STAT: Table<(u8, u8)> = Table::new("STAT", 0x51);
 /// (Generation, [`BODY_MESSAGES`] or [`BODY_OCTETS`]) → number, likewise. Without numbers nobody names the file.
 pub const BODYGEN: Table<(u32, u8)> = Table::new("BODYGEN", 0x60);
 
@@ -148,6 +154,8 @@ pub const META_FORMAT: &str = "format";
 pub const META_IDS: &str = "ids";
 /// META: 1 from the first batch of a process to its clean close. Found at the start: the stop was unclean.
 pub const META_OPEN: &str = "open";
+/// META: since when STAT counts, milliseconds since 1970.
+pub const META_COUNTING: &str = "counting";
 
 /// COUNT: rows of INCOMING.
 pub const COUNT_INCOMING: &str = "incoming";
@@ -161,6 +169,23 @@ pub const COUNT_MESSAGE: &str = "message";
 pub const COUNT_MESSAGE_OCTETS: &str = "message octets";
 /// COUNT: rows of HELD.
 pub const COUNT_HELD: &str = "held";
+
+/// STAT: in place of a mailer: TCP connections.
+pub const STAT_CONNECTIONS: u8 = 0;
+/// STAT: messages of its senders; connections of clients.
+pub const STAT_FROM: u8 = 1;
+/// STAT: their KiB, each rounded up.
+pub const STAT_FROM_KIB: u8 = 2;
+/// STAT: deliveries; connections to hosts.
+pub const STAT_TO: u8 = 3;
+/// STAT: their KiB, each rounded up.
+pub const STAT_TO_KIB: u8 = 4;
+/// STAT: messages, or connections, refused.
+pub const STAT_REJECTED: u8 = 5;
+/// STAT: messages thrown away.
+pub const STAT_DISCARDED: u8 = 6;
+/// STAT: messages held when they were accepted.
+pub const STAT_QUARANTINED: u8 = 7;
 
 /// BODYGEN: messages whose body is in the generation.
 pub const BODY_MESSAGES: u8 = 0;

@@ -28,6 +28,7 @@ use super::message::{
 use super::park::{self, Opened};
 use super::schema::*;
 use super::slot::Slot;
+use super::statistics;
 use super::writer::{Class, Unit};
 use super::{Accepted, Claim, Core, Decide, Settled, Store, StoreError};
 use crate::mail::address::ReversePath;
@@ -309,6 +310,11 @@ impl Core {
         let row = if some_held { load::<_, Incoming, _>(read, &INCOMING, id)? } else { None };
         let is_held = row.is_some_and(|(incoming, _)| incoming.held.is_some());
         edit.delete_incoming(id, &job.envelope, is_held);
+        edit.count_all(statistics::delivered(
+            &job.envelope,
+            job.destination.mailer,
+            &verdict.recipients,
+        ));
         let reports = self.put_reports(&mut edit, &verdict.reports)?;
         let freed = job.envelope.size;
         let done =
@@ -400,6 +406,11 @@ impl Core {
             edit.unready(job_id, &job);
         }
         set_states(&mut job, &verdict.recipients);
+        edit.count_all(statistics::delivered(
+            &message.envelope,
+            job.destination.mailer,
+            &verdict.recipients,
+        ));
         if verdict.counted {
             job.attempts = job.attempts.saturating_add(1);
             job.last_attempt = Some(now);
@@ -460,6 +471,8 @@ impl Core {
             let incoming = report_message(report, &bytes, destination, now);
             edit.check(super::engine::Check::Absent(INCOMING.key(id)));
             edit.put_incoming(id, &incoming, &bytes);
+            // A report is from us; when it is held, that is for want of a way.
+            edit.count_all(statistics::accepted(&incoming.envelope, false));
             let jobs = match incoming.held {
                 Some(_) => Vec::new(),
                 None => self.claims.claim_new(vec![incoming.job(id)]),

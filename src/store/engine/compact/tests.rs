@@ -20,7 +20,13 @@ fn on(directory: &SimDirectory) -> Result<RedbEngine, EngineError> {
 fn made(seed: u64, rows: u16) -> SimDirectory {
     let directory = SimDirectory::new(SimDisk::new(seed));
     let mut engine = on(&directory).unwrap();
+    // Mostly free, with something live behind what is.
+    let free = [b"x1", b"x2"].map(|key| (key.to_vec(), vec![0; 120_000])).to_vec();
+    let puts = Batch { puts: free.clone(), ..Batch::default() };
+    engine.commit(vec![Work::Batch(puts)]).unwrap();
     engine.commit(vec![Work::Batch(filled(rows))]).unwrap();
+    let deletes = free.into_iter().map(|(key, _)| key).collect();
+    engine.commit(vec![Work::Batch(Batch { deletes, ..Batch::default() })]).unwrap();
     Box::new(engine).close().unwrap();
     directory
 }
