@@ -23,8 +23,8 @@ const LIVE_PART_MAX: u64 = 2;
 const SLICE_OCTETS: usize = 1 << 20;
 /// Pairs read at a time; with the largest values some 6 MiB.
 const SLICE_PAIRS: usize = 64;
-/// Above every key: no table has the prefix 0xff.
-const END: &[u8] = &[0xff];
+/// Above every key: no table has the prefix 0xff, and no row of an engine is missed for beginning so.
+const END: &[u8] = &[0xff; 64];
 
 /// What became of a call of [`Engine::compact`](super::Engine::compact).
 #[derive(Debug)]
