@@ -1,55 +1,92 @@
-//! kvmta-dump: the way back to sendmail, and a second opinion on a queue.
+//! kvmta-dump: the way back to sendmail, a copy of a queue, and a second opinion on it.
 //!
 //! `kvmta-dump [-oQQUEUE] DIR` writes every message of a queue into DIR as sendmail's spool files (see
 //! [`kvmta::cli::spool`]). Each pair is on the platter before the next is begun, body first, and the control file
 //! appears under its name only when it is whole: whatever a crash leaves in DIR, sendmail delivers no half message.
-//! An existing file is never replaced. The queue itself is only read.
+//! An existing file is never replaced. The queue itself is only read. `--format mbox` and `--format eml` write messages for other
+//! programs.
 //!
-//! Both ask whoever holds the queue: the daemon, or this program itself when none runs. So a dump of a busy queue may miss
-//! what came meanwhile and hold what has gone.
+//! `kvmta-dump --backup DIR` makes DIR a copy of the store as it is at one instant, beside a running daemon
+//! ([`kvmta::store::backup`]); `kvmta-load --restore` makes a queue of it.
+//!
+//! All ask whoever holds the queue: the daemon, or this program itself when none runs. A dump of a busy queue may miss
+//! what came meanwhile and hold what has gone; a backup is of one instant.
 //!
 //! `kvmta-dump --check [-oQQUEUE]` verifies the store's invariants, and of a queue without a daemon also reads everything
 //! from outside, as a mailq and a delivery would; it prints what does not fit together, one line each. Exit 0:
 //! nothing found; 65: something was; else see sysexits(3).
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter};
-use std::os::unix::fs::OpenOptionsExt;
+mod dump {
+    pub mod backup;
+    pub mod check;
+    pub mod files;
+    pub mod queue;
+    pub mod single;
+}
+
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use dump::check::checked;
+use dump::files::{Target, create, dump_message, finish, write_error};
+use dump::queue::{DumpError, Holder, Queue, for_each, for_each_job};
+use dump::{backup, single};
 use kvmta::cli::ask::{self, Connected};
-use kvmta::cli::spool::{self, BodyLines, Progress};
 use kvmta::config::Config;
 use kvmta::config::locate::{Facts, locate};
 use kvmta::config::raw::Setting;
-use kvmta::control::client::{self, Asked};
-use kvmta::control::proto::{Answer, Request};
-use kvmta::mail::job::{Entry, EntryJob, JOB_RECIPIENTS_MAX};
-use kvmta::mail::queue_id::QueueId;
+use kvmta::control::client;
+use kvmta::control::proto::Request;
+use kvmta::mail::job::Entry;
+use kvmta::mail::selection::{Field, Selection, Term};
 use kvmta::maillog::Maillog;
 use kvmta::store::StoreError;
 
-/// Messages listed at a time: a snapshot is held no longer than it takes to copy them.
-const PAGE: usize = 500;
-/// Jobs of a long list read at a time, each of up to a thousand recipients.
-const JOBS_PAGE: usize = 8;
+const EXAMPLES: &str = "\
+Examples:
+  mkdir -m 700 /var/spool/mqueue.kvmta && kvmta-dump /var/spool/mqueue.kvmta
+  kvmta-dump --format mbox -qRexample.com /tmp/held-up.mbox
+  kvmta-dump --format eml /tmp/messages
+  kvmta-dump --backup /backup/monday
+  kvmta-dump --check
+";
 
-/// Write a kvmta queue as sendmail's spool files, or check it.
+/// Write a kvmta queue as sendmail's spool files, mbox or eml; copy it; or check it.
 #[derive(Parser)]
-#[command(name = "kvmta-dump", version)]
+#[command(name = "kvmta-dump", version, after_help = EXAMPLES)]
 struct Args {
     /// Look for what does not fit together instead of writing files.
-    #[arg(long, conflicts_with = "directory")]
+    #[arg(long, conflicts_with_all = ["target", "backup", "selection"])]
     check: bool,
+    /// Copy the store as it is at this instant into an empty or new directory.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["target", "selection"])]
+    backup: Option<PathBuf>,
     /// `QDIR`: the queue directory [default: as kvmta's].
     #[arg(short = 'o', value_name = "QDIR", value_parser = queue_option)]
     queue: Option<PathBuf>,
-    /// Where to write qf and df files: a directory that sendmail will be shown with its own -oQ.
-    #[arg(required_unless_present = "check")]
-    directory: Option<PathBuf>,
+    /// What to write.
+    #[arg(long, value_enum, default_value = "spool")]
+    format: Format,
+    /// `[!]Isub`, `[!]Rsub`, `[!]Ssub`, `[!]Qsub`: only messages whose queue ID, recipient, sender or reason contains it, as mailq has them.
+    #[arg(short = 'q', value_name = "[!]Xsub", value_parser = term)]
+    selection: Vec<Term>,
+    /// Where to write: a directory, for spool files one that sendmail will be shown with its own -oQ; for mbox a new file.
+    #[arg(value_name = "DIR|FILE", required_unless_present_any = ["check", "backup"])]
+    target: Option<PathBuf>,
+}
+
+/// What becomes of a message.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// sendmail's control and body files, version 8
+    Spool,
+    /// one file, quoted as mboxrd
+    Mbox,
+    /// ID.eml for each
+    Eml,
 }
 
 /// The value of `-oQ/dir`, as on sendmail's command line.
@@ -60,128 +97,17 @@ fn queue_option(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// Why a dump or a check came to no end. Each is a line for the operator.
-#[derive(Debug, thiserror::Error)]
-enum DumpError {
-    /// The queue could not be read.
-    #[error("{0}")]
-    Store(#[from] StoreError),
-    /// A file could not be written.
-    #[error("cannot write {path}: {source}; what was written before it is complete")]
-    Write {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// No runtime or thread.
-    #[error("cannot start: {0}")]
-    Start(io::Error),
-}
-
-impl DumpError {
-    /// Of sysexits(3).
-    fn exit_code(&self) -> u8 {
-        match self {
-            DumpError::Store(StoreError::Missing(_)) => 66,
-            DumpError::Store(StoreError::Newer { .. } | StoreError::Damaged { .. }) => 65,
-            DumpError::Store(_) => 75,
-            DumpError::Write { .. } => 73,
-            DumpError::Start(_) => 71,
-        }
-    }
-}
-
-/// A queue that can be read from end to end: a store nobody has open, or a running daemon's.
-trait Queue {
-    /// Up to `limit` messages in order after `after`.
-    fn list(&mut self, after: Option<QueueId>, limit: usize) -> Result<Vec<Entry>, StoreError>;
-    /// Jobs of a message with a long list, up to `limit` after `after`.
-    fn jobs(
-        &mut self,
-        id: QueueId,
-        after: Option<u32>,
-        limit: usize,
-    ) -> Result<Vec<EntryJob>, StoreError>;
-    /// The next octets of a message from `offset`; empty at its end.
-    fn bytes(&mut self, entry: &Entry, offset: u64) -> Result<Vec<u8>, StoreError>;
-    /// Messages, messages held and octets, as counted by the store itself.
-    fn counts(&mut self) -> Result<(u64, u64, u64), StoreError>;
-}
-
-/// Whoever holds the queue: the daemon, or this program for as long as it reads.
-struct Holder {
-    asked: Asked,
-}
-
-impl Holder {
-    /// Reads the rest of the answers to a request.
-    fn rest(&mut self) -> Result<(), StoreError> {
-        loop {
-            match self.asked.answer() {
-                Ok(Answer::Failed { text, .. }) => return Err(StoreError::Unavailable(text)),
-                Ok(answer) if answer.is_last() => return Ok(()),
-                Ok(_) => {}
-                Err(error) => return Err(StoreError::Unavailable(error.to_string())),
-            }
-        }
-    }
-
-    /// One request with one answer.
-    fn ask(&mut self, request: &Request) -> Result<Answer, StoreError> {
-        let lost = |error: io::Error| StoreError::Unavailable(error.to_string());
-        self.asked.ask(request).map_err(lost)?;
-        let mut given = None;
-        loop {
-            match self.asked.answer().map_err(lost)? {
-                Answer::Done { .. } => {
-                    let nothing = || StoreError::Unavailable("no answer".into());
-                    return given.ok_or_else(nothing);
-                }
-                Answer::Failed { text, .. } => return Err(StoreError::Unavailable(text)),
-                answer => given = Some(answer),
-            }
-        }
-    }
-}
-
-fn unexpected<T>(answer: &Answer) -> Result<T, StoreError> {
-    Err(StoreError::Unavailable(format!("unexpected answer {answer:?}")))
-}
-
-impl Queue for Holder {
-    fn list(&mut self, after: Option<QueueId>, limit: usize) -> Result<Vec<Entry>, StoreError> {
-        match self.ask(&Request::Page { after, limit: limit as u32 })? {
-            Answer::Entries(entries) => Ok(entries),
-            other => unexpected(&other),
-        }
-    }
-
-    fn jobs(
-        &mut self,
-        id: QueueId,
-        after: Option<u32>,
-        limit: usize,
-    ) -> Result<Vec<EntryJob>, StoreError> {
-        match self.ask(&Request::Jobs { id, after, limit: limit as u32 })? {
-            Answer::Jobs(jobs) => Ok(jobs),
-            other => unexpected(&other),
-        }
-    }
-
-    fn bytes(&mut self, entry: &Entry, offset: u64) -> Result<Vec<u8>, StoreError> {
-        match self.ask(&Request::Bytes { body: entry.body.clone(), offset })? {
-            Answer::Bytes(bytes) => Ok(bytes),
-            other => unexpected(&other),
-        }
-    }
-
-    fn counts(&mut self) -> Result<(u64, u64, u64), StoreError> {
-        match self.ask(&Request::Count)? {
-            Answer::Counts(counts) => Ok((counts.messages, counts.held, counts.octets)),
-            other => unexpected(&other),
-        }
-    }
+/// The value of `-qIsub` and the like, as on sendmail's command line.
+fn term(text: &str) -> Result<Term, String> {
+    let (negated, rest) = text.strip_prefix('!').map_or((false, text), |rest| (true, rest));
+    let field = match rest.chars().next() {
+        Some('I') => Field::QueueId,
+        Some('R') => Field::Recipient,
+        Some('S') => Field::Sender,
+        Some('Q') => Field::Quarantine,
+        _ => return Err("a selection is I, R, S or Q and what it contains".into()),
+    };
+    Ok(Term { field, negated, substring: rest[1..].to_owned() })
 }
 
 fn main() -> ExitCode {
@@ -210,12 +136,21 @@ fn run(args: Args) -> Result<ExitCode, DumpError> {
     let asked = client::ask(stream, &Request::Count).map_err(DumpError::Start)?;
     let mut queue = Holder { asked };
     queue.rest()?;
-    let result = match &args.directory {
-        Some(directory) => dump(&mut queue, directory).map(|count| {
-            eprintln!("kvmta-dump: {count} messages written to {}", directory.display());
+    let selection = Selection { terms: args.selection };
+    let result = match (&args.backup, &args.target) {
+        (Some(directory), _) => backup::backup(&mut queue, directory).map(|copied| {
+            let backup::Copied { rows, bodies, octets } = copied;
+            let directory = directory.display();
+            eprintln!("kvmta-dump: {rows} rows and {bodies} bodies of {octets} octets in {directory}");
             ExitCode::SUCCESS
         }),
-        None => checked(&mut queue, held.is_some()),
+        (None, Some(target)) => {
+            dump(&mut queue, target, args.format, &selection).map(|count| {
+                eprintln!("kvmta-dump: {count} messages written to {}", target.display());
+                ExitCode::SUCCESS
+            })
+        }
+        (None, None) => checked(&mut queue, held.is_some()),
     };
     drop(queue);
     if let Some(held) = held {
@@ -235,227 +170,67 @@ fn config(queue: Option<PathBuf>) -> Result<Config, DumpError> {
     Ok(Config { queue_directory: location.queue_directory, ..Config::default() })
 }
 
-/// The store's own check of its invariants; of a queue at rest also what a reader sees from outside.
-fn checked(queue: &mut Holder, at_rest: bool) -> Result<ExitCode, DumpError> {
-    let lost = |error: io::Error| StoreError::Unavailable(error.to_string());
-    let mut found = 0;
-    queue.asked.ask(&Request::Check).map_err(lost)?;
-    loop {
-        match queue.asked.answer().map_err(lost)? {
-            Answer::Broken(text) => {
-                found += 1;
-                println!("{text}");
-            }
-            Answer::Done { .. } => break,
-            Answer::Failed { text, .. } => return Err(StoreError::Unavailable(text).into()),
-            other => return Ok(unexpected(&other)?),
-        }
-    }
-    if at_rest {
-        found += check(queue, &mut |line| println!("{line}"))?;
-    }
-    Ok(ExitCode::from(if found == 0 { 0 } else { 65 }))
-}
-
-/// Calls `visit` with every message in order.
-fn for_each<E: From<StoreError>>(
+/// Writes what is selected of the queue and returns how many messages that were.
+fn dump(
     queue: &mut impl Queue,
-    mut visit: impl FnMut(&mut dyn Queue, &Entry) -> Result<(), E>,
-) -> Result<u64, E> {
-    let (mut after, mut count) = (None, 0);
-    loop {
-        let page = queue.list(after, PAGE)?;
-        let Some(last) = page.last() else {
-            return Ok(count);
-        };
-        after = Some(last.id);
-        for entry in &page {
-            visit(queue, entry)?;
+    path: &Path,
+    format: Format,
+    selection: &Selection,
+) -> Result<u64, DumpError> {
+    let mut count = 0;
+    let mut each = |queue: &mut dyn Queue, entry: &Entry, write: &mut Write<'_>| {
+        if is_selected(queue, entry, selection)? {
+            write(queue, entry)?;
             count += 1;
         }
+        Ok::<(), DumpError>(())
+    };
+    match format {
+        Format::Spool => {
+            let target = Target::of(path)?;
+            let mut write = |queue: &mut dyn Queue, entry: &Entry| dump_message(queue, entry, &target);
+            for_each(queue, |queue, entry| each(queue, entry, &mut write))?;
+            target.finish()?;
+        }
+        Format::Eml => {
+            let directory = File::open(path).map_err(write_error(path))?;
+            let mut write = |queue: &mut dyn Queue, entry: &Entry| single::eml(queue, entry, path);
+            for_each(queue, |queue, entry| each(queue, entry, &mut write))?;
+            directory.sync_all().map_err(write_error(path))?;
+        }
+        Format::Mbox => {
+            let mut out = create(path)?;
+            let mut write =
+                |queue: &mut dyn Queue, entry: &Entry| single::append(queue, entry, &mut out, path);
+            for_each(queue, |queue, entry| each(queue, entry, &mut write))?;
+            finish(out).map_err(write_error(path))?;
+        }
     }
-}
-
-/// Calls `visit` with every job of a message, those of a long list page by page.
-fn for_each_job<E: From<StoreError>>(
-    queue: &mut dyn Queue,
-    entry: &Entry,
-    mut visit: impl FnMut(&EntryJob) -> Result<(), E>,
-) -> Result<(), E> {
-    if !entry.jobs.is_empty() {
-        return entry.jobs.iter().try_for_each(visit);
-    }
-    let mut after = None;
-    loop {
-        let page = queue.jobs(entry.id, after, JOBS_PAGE)?;
-        let Some(last) = page.last() else {
-            return Ok(());
-        };
-        after = Some(last.number);
-        page.iter().try_for_each(&mut visit)?;
-    }
-}
-
-// --- dump ------------------------------------------------------------------------------------------------------------
-
-/// Writes the whole queue into `directory` and returns how many messages that were.
-fn dump(queue: &mut impl Queue, directory: &Path) -> Result<u64, DumpError> {
-    let handle = File::open(directory).map_err(write_error(directory))?;
-    let count = for_each(queue, |queue, entry| dump_message(queue, entry, directory))?;
-    handle.sync_all().map_err(write_error(directory))?;
     Ok(count)
 }
 
-/// Body, then control file under the name sendmail gives an unfinished one, then its real name.
-fn dump_message(queue: &mut dyn Queue, entry: &Entry, directory: &Path) -> Result<(), DumpError> {
-    let body_path = directory.join(spool::body_name(entry));
-    let body = create(&body_path)?;
-    let header = copy_body(queue, entry, body, &body_path)?;
+/// Writes one message.
+type Write<'a> = dyn FnMut(&mut dyn Queue, &Entry) -> Result<(), DumpError> + 'a;
 
-    let mut progress = Progress::default();
-    for_each_job::<DumpError>(queue, entry, |job| {
-        progress.add(job);
-        Ok(())
-    })?;
-    let path = directory.join(spool::control_name(entry));
-    if path.exists() {
-        return Err(write_error(&path)(io::ErrorKind::AlreadyExists.into()));
-    }
-    let unfinished = directory.join(format!("tf{}", entry.id));
-    let fail = write_error(&unfinished);
-    let mut out = create(&unfinished)?;
-    spool::write_envelope(&mut out, entry, &progress).map_err(&fail)?;
-    for_each_job(queue, entry, |job| {
-        spool::write_recipients(&mut out, &entry.envelope, job).map(|_| ()).map_err(&fail)
-    })?;
-    spool::write_header(&mut out, &header).map_err(&fail)?;
-    finish(out).map_err(&fail)?;
-    std::fs::rename(&unfinished, &path).map_err(write_error(&path))
-}
-
-/// Copies the message's body to `out` and returns its header, which comes before it.
-fn copy_body(
+/// Whether a message is asked for; recipients of a long list are looked at page by page.
+fn is_selected(
     queue: &mut dyn Queue,
     entry: &Entry,
-    mut out: BufWriter<File>,
-    path: &Path,
-) -> Result<Vec<u8>, DumpError> {
-    let fail = write_error(path);
-    let (mut header, mut lines, mut offset) = (Vec::new(), BodyLines::default(), 0);
-    loop {
-        let piece = queue.bytes(entry, offset)?;
-        if piece.is_empty() {
-            break;
-        }
-        let of_header =
-            usize::try_from(entry.envelope.header_len.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let (first, rest) = piece.split_at(of_header.min(piece.len()));
-        header.extend_from_slice(first);
-        lines.write(&mut out, rest).map_err(&fail)?;
-        offset += piece.len() as u64;
+    selection: &Selection,
+) -> Result<bool, DumpError> {
+    if selection.terms.is_empty() {
+        return Ok(true);
     }
-    lines.end(&mut out).map_err(&fail)?;
-    finish(out).map_err(&fail)?;
-    Ok(header)
-}
-
-/// A new file that only its owner reads; sendmail refuses others.
-fn create(path: &Path) -> Result<BufWriter<File>, DumpError> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    Ok(BufWriter::new(file.map_err(write_error(path))?))
-}
-
-fn finish(out: BufWriter<File>) -> io::Result<()> {
-    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
-}
-
-fn write_error(path: &Path) -> impl Fn(io::Error) -> DumpError {
-    let path = path.to_owned();
-    move |source| DumpError::Write { path: path.clone(), source }
-}
-
-// --- check -----------------------------------------------------------------------------------------------------------
-
-/// Reads every message to its last octet and says what does not fit together. Returns how many lines that were.
-fn check(queue: &mut impl Queue, say: &mut dyn FnMut(String)) -> Result<u64, DumpError> {
-    let (mut found, mut last, mut held, mut octets) = (0, None, 0, 0);
-    let messages = for_each(queue, |queue, entry| {
-        let mut wrong = |text: String| {
-            found += 1;
-            say(format!("{}: {text}", entry.id));
-        };
-        if last >= Some(entry.id) {
-            wrong("listed after a later message, or twice".into());
-        }
-        last = Some(entry.id);
-        held += u64::from(entry.held.is_some());
-        octets += entry.envelope.size;
-        check_message(queue, entry, &mut wrong)
+    let by_recipient = selection.terms.iter().any(|term| term.field == Field::Recipient);
+    if !entry.jobs.is_empty() || !by_recipient {
+        return Ok(selection.matches(entry));
+    }
+    let mut found = false;
+    for_each_job::<DumpError>(queue, entry, |job| {
+        found = found || selection.matches(&Entry { jobs: vec![job.clone()], ..entry.clone() });
+        Ok(())
     })?;
-    let counted = queue.counts()?;
-    if counted != (messages, held, octets) {
-        found += 1;
-        say(format!(
-            "counts: {messages} messages, {held} held, {octets} octets are there; {}, {} and {} are counted",
-            counted.0, counted.1, counted.2
-        ));
-    }
     Ok(found)
-}
-
-fn check_message(
-    queue: &mut dyn Queue,
-    entry: &Entry,
-    wrong: &mut dyn FnMut(String),
-) -> Result<(), DumpError> {
-    let envelope = &entry.envelope;
-    if envelope.header_len > envelope.size {
-        wrong(format!("header of {} octets in {}", envelope.header_len, envelope.size));
-    }
-    let mut offset = 0;
-    loop {
-        match queue.bytes(entry, offset) {
-            Ok(piece) if piece.is_empty() => break,
-            Ok(piece) => offset += piece.len() as u64,
-            Err(StoreError::Damaged { what, detail }) => {
-                wrong(format!("{what}: {detail}"));
-                break;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    if offset != envelope.size {
-        wrong(format!("{offset} octets are stored, the envelope says {}", envelope.size));
-    }
-    let (mut recipients, mut owed, mut number) = (0u64, 0u64, None);
-    for_each_job::<DumpError>(queue, entry, |job| {
-        if number >= Some(job.number) {
-            wrong(format!("job {} is listed after a later one, or twice", job.number));
-        }
-        number = Some(job.number);
-        if job.recipients.is_empty() || job.recipients.len() > JOB_RECIPIENTS_MAX {
-            wrong(format!("job {} has {} recipients", job.number, job.recipients.len()));
-        }
-        recipients += job.recipients.len() as u64;
-        owed += job.recipients.iter().filter(|r| is_owed(r)).count() as u64;
-        Ok(())
-    })?;
-    if recipients != u64::from(entry.recipients_total) {
-        wrong(format!("{recipients} recipients are there, {} are counted", entry.recipients_total));
-    }
-    if owed == 0 {
-        wrong("kept, though no recipient is open and no report is owed".into());
-    }
-    Ok(())
-}
-
-/// Whether something is still to be done for this recipient: a delivery or a report.
-fn is_owed(recipient: &kvmta::mail::envelope::Recipient) -> bool {
-    use kvmta::mail::envelope::RecipientState::{Done, Failed, Open};
-    match recipient.state {
-        Open(_) => true,
-        Done { reported, .. } | Failed { reported, .. } => !reported,
-    }
 }
 
 #[cfg(test)]
@@ -469,7 +244,11 @@ mod tests {
     use kvmta::mail::job::{BodyRef, Destination, Mailer};
     use kvmta::mail::time::Timestamp;
 
+    use super::dump::check::check;
     use super::*;
+    use kvmta::cli::spool;
+    use kvmta::mail::job::EntryJob;
+    use kvmta::mail::queue_id::QueueId;
 
     const HEADER: &[u8] = b"Subject: x\r\n\r\n";
     const BODY: &[u8] = b"one\r\n.\r\nthree\r\n";
@@ -578,11 +357,53 @@ mod tests {
         lines
     }
 
+    fn all(queue: &mut Memory, directory: &Path) -> Result<u64, DumpError> {
+        dump(queue, directory, Format::Spool, &Selection::default())
+    }
+
+    #[test]
+    fn goes_where_sendmail_looks_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["q1/qf", "q1/df", "q2"] {
+            std::fs::create_dir_all(directory.path().join(name)).unwrap();
+        }
+        let mut queue = queue();
+        assert_eq!(all(&mut queue, directory.path()).unwrap(), 2);
+        for entry in &queue.entries {
+            let [with, without] = [["q1/qf", "q1/df"], ["q2", "q2"]].map(|[qf, df]| {
+                let at = |place: &str, name| directory.path().join(place).join(name).is_file();
+                at(qf, spool::control_name(entry)) && at(df, spool::body_name(entry))
+            });
+            assert!(with != without, "{} stands in one group", entry.id);
+        }
+    }
+
+    #[test]
+    fn writes_what_is_asked_for_in_other_forms() {
+        let directory = tempfile::tempdir().unwrap();
+        let selection = Selection { terms: vec![term("Rr2").unwrap()] };
+        let mut queue = queue();
+        let eml = dump(&mut queue, directory.path(), Format::Eml, &selection).unwrap();
+        let path = directory.path().join("all.mbox");
+        let mbox = dump(&mut queue, &path, Format::Mbox, &Selection::default()).unwrap();
+        assert_eq!((eml, mbox), (1, 2));
+        let message = "X-Envelope-From: <a@b.example>\n".to_owned()
+            + &(0..3).map(|n| format!("X-Envelope-To: <r{n}@x.example>\n")).collect::<String>()
+            + "Subject: x\n\none\n.\nthree\n";
+        let name = format!("{}.eml", queue.entries[1].id);
+        assert_eq!(std::fs::read_to_string(directory.path().join(name)).unwrap(), message);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("From a@b.example Sun Nov 22 06:20:25 2026\nX-Envelope-From:"));
+        assert!(text.ends_with(&format!("\n\nFrom a@b.example Sun Nov 22 06:20:26 2026\n{message}\n")));
+        let again = dump(&mut queue, &path, Format::Mbox, &Selection::default());
+        assert_eq!(again.unwrap_err().exit_code(), 73);
+    }
+
     #[test]
     fn writes_pairs_that_only_the_owner_reads() {
         let directory = tempfile::tempdir().unwrap();
         let mut queue = queue();
-        assert_eq!(dump(&mut queue, directory.path()).unwrap(), 2);
+        assert_eq!(all(&mut queue, directory.path()).unwrap(), 2);
         let mut names: Vec<_> = std::fs::read_dir(directory.path())
             .unwrap()
             .map(|file| file.unwrap())
@@ -607,7 +428,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(spool::control_name(&queue().entries[0]));
         std::fs::write(&path, "precious").unwrap();
-        let error = dump(&mut queue(), directory.path()).unwrap_err();
+        let error = all(&mut queue(), directory.path()).unwrap_err();
         assert!(matches!(error, DumpError::Write { .. }) && error.exit_code() == 73);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }

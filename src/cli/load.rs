@@ -205,13 +205,13 @@ fn orcpt_of(text: &str) -> Result<String, String> {
     }
 }
 
-/// Text as xtext (RFC 3461 4).
+/// Text as xtext (RFC 3461 4); what is beyond ASCII stays (RFC 6533).
 fn to_xtext(text: &str) -> String {
     let mut xtext = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'+' | b'=' | ..=b' ' | 0x7f.. => xtext.push_str(&format!("+{byte:02X}")),
-            _ => xtext.push(byte as char),
+    for c in text.chars() {
+        match c {
+            '+' | '=' | ..=' ' | '\u{7f}' => xtext.push_str(&format!("+{:02X}", u32::from(c))),
+            _ => xtext.push(c),
         }
     }
     xtext

@@ -6,6 +6,8 @@
 //! does not know yet: sendmail meets the failure again and reports it, so a dump loses no report. Recipients that are
 //! done have no line. Not kept: destinations (sendmail routes anew), a success report still owed, AUTH= of MAIL.
 
+pub mod mbox;
+
 use std::io::{self, Write};
 
 use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, RecipientState, Ret};

@@ -6,6 +6,7 @@ mod crashes;
 mod evacuation;
 mod inflight;
 mod lists;
+mod load;
 mod model;
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 A scenario is a Python file of its own: `sizes.py [--full]`. It prints one line per thing it looked at and a last one,
 PASS or FAIL, and exits accordingly; queue directories, logs and dumps stay in target/neighbours/run/NAME.
 The ledgers are the judges: what a client got a 250 (or exit 0) for, and what a sink took. "The daemon came up" is not
-a result. kvmta comes from $KVMTA and $KVMTA_DUMP, else from target/release.
+a result. kvmta comes from $KVMTA, $KVMTA_DUMP and $KVMTA_LOAD, else from target/release.
 """
 import asyncio, contextlib, hashlib, os, random, re, shutil, signal, socket, subprocess, sys, threading, time
 from collections import Counter
@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "target/neighbours"
 KVMTA = os.environ.get("KVMTA", str(ROOT / "target/release/kvmta"))
 KVMTA_DUMP = os.environ.get("KVMTA_DUMP", str(ROOT / "target/release/kvmta-dump"))
+KVMTA_LOAD = os.environ.get("KVMTA_LOAD", str(ROOT / "target/release/kvmta-load"))
 FULL = "--full" in sys.argv
 LOCAL = "127.0.0.1"
 

@@ -8,7 +8,7 @@
 use super::content::Content;
 use super::records::*;
 use super::{
-    Fault, Head, Parts, Unreadable, check_id, from_internal, orcpt_of, state_of, text_of, time_of,
+    Fault, Head, Parts, Unreadable, check_id, envid_of, from_internal, orcpt_of, state_of, text_of, time_of,
     to_xtext,
 };
 use crate::mail::address::ReversePath;
@@ -76,7 +76,7 @@ pub fn scan(
                     REDIRECT => scanned.redirect = Some(walk.address(&data)?),
                     FILTER | INSPECT => filter = Some(text).filter(|text| !text.is_empty()),
                     VERP => has_verp = true,
-                    ENVID => head.envid = Some(to_xtext(&text)),
+                    ENVID => head.envid = envid_of(&to_xtext(&text)).ok(),
                     RET => head.ret = ret_of(walk.number(&text)?),
                     ATTRIBUTE => {
                         let (key, value) = text.split_once('=').unwrap_or((&text, ""));
@@ -88,7 +88,7 @@ pub fn scan(
                                 head.protocol = value.to_owned()
                             }
                             "smtputf8" => head.smtputf8 = walk.number(value)? != 0,
-                            "envelope_id" => head.envid = Some(to_xtext(value)),
+                            "envelope_id" => head.envid = envid_of(&to_xtext(value)).ok(),
                             "ret_flags" => head.ret = ret_of(walk.number(value)?),
                             _ => {}
                         }

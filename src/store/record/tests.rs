@@ -146,6 +146,12 @@ fn layouts_are_frozen() {
     golden("dest-1", &row());
     golden("host-1", &host());
     golden("number-1", &1_795_326_121_000u64);
+    let attempts = Attempts {
+        count: 7,
+        last: Some(Timestamp::from_secs(1_795_326_121)),
+        status: Some("Deferred: later".into()),
+    };
+    golden("attempts-1", &attempts);
 }
 
 /// Messages of format 1 have all but the number of their lines.
