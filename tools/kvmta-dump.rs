@@ -141,15 +141,15 @@ fn run(args: Args) -> Result<ExitCode, DumpError> {
         (Some(directory), _) => backup::backup(&mut queue, directory).map(|copied| {
             let backup::Copied { rows, bodies, octets } = copied;
             let directory = directory.display();
-            eprintln!("kvmta-dump: {rows} rows and {bodies} bodies of {octets} octets in {directory}");
+            eprintln!(
+                "kvmta-dump: {rows} rows and {bodies} bodies of {octets} octets in {directory}"
+            );
             ExitCode::SUCCESS
         }),
-        (None, Some(target)) => {
-            dump(&mut queue, target, args.format, &selection).map(|count| {
-                eprintln!("kvmta-dump: {count} messages written to {}", target.display());
-                ExitCode::SUCCESS
-            })
-        }
+        (None, Some(target)) => dump(&mut queue, target, args.format, &selection).map(|count| {
+            eprintln!("kvmta-dump: {count} messages written to {}", target.display());
+            ExitCode::SUCCESS
+        }),
         (None, None) => checked(&mut queue, held.is_some()),
     };
     drop(queue);
@@ -188,7 +188,8 @@ fn dump(
     match format {
         Format::Spool => {
             let target = Target::of(path)?;
-            let mut write = |queue: &mut dyn Queue, entry: &Entry| dump_message(queue, entry, &target);
+            let mut write =
+                |queue: &mut dyn Queue, entry: &Entry| dump_message(queue, entry, &target);
             for_each(queue, |queue, entry| each(queue, entry, &mut write))?;
             target.finish()?;
         }
@@ -394,7 +395,9 @@ mod tests {
         assert_eq!(std::fs::read_to_string(directory.path().join(name)).unwrap(), message);
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("From a@b.example Sun Nov 22 06:20:25 2026\nX-Envelope-From:"));
-        assert!(text.ends_with(&format!("\n\nFrom a@b.example Sun Nov 22 06:20:26 2026\n{message}\n")));
+        assert!(
+            text.ends_with(&format!("\n\nFrom a@b.example Sun Nov 22 06:20:26 2026\n{message}\n"))
+        );
         let again = dump(&mut queue, &path, Format::Mbox, &Selection::default());
         assert_eq!(again.unwrap_err().exit_code(), 73);
     }

@@ -59,7 +59,7 @@ with Scenario("load") as s:
     queue("sm-dsn", ["d@sink.example"], ("-N", "success,failure", "-R", "hdrs", "-V", "envid"))
     queue("sm-8bit", ["e@sink.example"], ("-B8BITMIME",), eight_bit=True)
     queue("sm-folded", ["f@sink.example"], extra="X-Folded: one\r\n two\r\n\tthree\r\n")
-    queue("sm-large", ["g@sink.example"], size=2_000_000)
+    queue("sm-large", ["huge@sink.example"], size=2_000_000)
     queue("sm-null", ["n@sink.example"], sender="")
     for n in range(count):
         queue(f"sm-{n}", [f"u{n}@sink.example"], size=100 + 300 * n)
@@ -157,10 +157,10 @@ with Scenario("load") as s:
                 taken[f"late-{n}"] = data
     filling = threading.Thread(target=fill)
     filling.start()
-    r = dumper("--backup", f"-oQ{kvmta.dir}", s.dir / "backup")
+    r = dumper("--backup", s.dir / "backup", f"-oQ{kvmta.dir}")
     s.check(r.returncode == 0, "kvmta-dump --backup beside a busy daemon", r.stderr)
     filling.join()
-    r = dumper("--backup", f"-oQ{kvmta.dir}", s.dir / "backup")
+    r = dumper("--backup", s.dir / "backup", f"-oQ{kvmta.dir}")
     s.check(r.returncode != 0 and "not empty" in r.stderr, "never over another one", r.stderr)
     restored = s.kvmta("restored", smart_host=sink.port, interval="1h")
     r = loader("--restore", s.dir / "backup", f"-oQ{restored.dir}")
@@ -179,7 +179,7 @@ with Scenario("load") as s:
     for name in ["qf", "df", "xf"]:
         (back / name).mkdir(parents=True, mode=0o700)
     back.chmod(0o700)
-    r = dumper(f"-oQ{restored.dir}", "-qRg@sink.example", back)
+    r = dumper(f"-oQ{restored.dir}", "-qRhuge@sink.example", back)
     s.check(r.returncode == 0 and [p.name[:2] for p in (back / "qf").iterdir()] == ["qf"], "a selection into subdirectories", r.stderr)
     sink.start()
     sendmail("-q", "-v", "-oT1000d", queue=back)

@@ -45,10 +45,8 @@ impl Target {
             let place = group.join(name);
             if place.is_dir() { place } else { group.to_owned() }
         };
-        let group = |group: PathBuf| Group {
-            controls: place(&group, "qf"),
-            bodies: place(&group, "df"),
-        };
+        let group =
+            |group: PathBuf| Group { controls: place(&group, "qf"), bodies: place(&group, "df") };
         Ok(Target { groups: groups.into_iter().map(group).collect() })
     }
 

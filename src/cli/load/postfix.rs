@@ -8,8 +8,8 @@
 use super::content::Content;
 use super::records::*;
 use super::{
-    Fault, Head, Parts, Unreadable, check_id, envid_of, from_internal, orcpt_of, state_of, text_of, time_of,
-    to_xtext,
+    Fault, Head, Parts, Unreadable, check_id, envid_of, from_internal, orcpt_of, state_of, text_of,
+    time_of, to_xtext,
 };
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::{Notify, Recipient, Ret};

@@ -119,7 +119,10 @@ fn shown(read: Result<(Loading, Taken, Head), String>) -> String {
             state => format!("{state:?}"),
         };
         let Recipient { address, orcpt, notify, .. } = recipient;
-        text += &format!("to {address:?} orcpt {orcpt:?} notify {notify:?} {state}\n", address = address.as_str());
+        text += &format!(
+            "to {address:?} orcpt {orcpt:?} notify {notify:?} {state}\n",
+            address = address.as_str()
+        );
     }
     let (header, body) = taken.bytes.split_at(usize::try_from(envelope.header_len).unwrap());
     for (name, part) in [("header", header), ("body", body)] {
@@ -203,7 +206,9 @@ fn message(envelope: &[(u8, &str)]) -> Vec<u8> {
     for (kind, data) in envelope {
         bytes.extend(record(*kind, data.as_bytes()));
     }
-    for (kind, data) in [(b'M', ""), (b'N', "Subject: x"), (b'N', ""), (b'N', "y"), (b'X', ""), (b'E', "")] {
+    for (kind, data) in
+        [(b'M', ""), (b'N', "Subject: x"), (b'N', ""), (b'N', "y"), (b'X', ""), (b'E', "")]
+    {
         bytes.extend(record(kind, data.as_bytes()));
     }
     bytes
@@ -218,7 +223,8 @@ fn what_postfix_knows_and_we_do_not_is_never_dropped() {
         taken.recipients.iter().map(|r| format!("{} {:?}", r.address, r.notify)).collect()
     };
     // NOTIFY is the next recipient's alone, also when that is done or was taken back.
-    let envelope = [(b'S', "a@b"), (b'n', "1"), (b'D', "x@b"), (b'R', "y@b"), (b'n', "8"), (b'R', "z@b")];
+    let envelope =
+        [(b'S', "a@b"), (b'n', "1"), (b'D', "x@b"), (b'R', "y@b"), (b'n', "8"), (b'R', "z@b")];
     let delay = "z@b On { success: false, failure: false, delay: true }";
     assert_eq!(to(&envelope), ["y@b Unspecified", delay]);
     assert_eq!(to(&[(b'S', ""), (b'R', "x@b"), (b'R', "y@b"), (b'>', "z@c")]), ["z@c Unspecified"]);
@@ -247,11 +253,9 @@ fn what_postfix_knows_and_we_do_not_is_never_dropped() {
 fn line_ends_become_those_of_mail() {
     let file = b"V8\nT1795328425\nK0\nN0\nP1\nS<a@b>\nRPFD:<x@b>\nH??A: 1\n 2\n.\n";
     let scanned = sendmail::scan(&mut &file[..], "6AM", Kind::Queued, now()).unwrap();
-    for (body, expected) in [
-        (&b""[..], &b""[..]),
-        (b"a\nb", b"a\r\nb"),
-        (b"a\r\nb\rc\0\n", b"a\r\nb\r\nc\r\n"),
-    ] {
+    for (body, expected) in
+        [(&b""[..], &b""[..]), (b"a\nb", b"a\r\nb"), (b"a\r\nb\rc\0\n", b"a\r\nb\r\nc\r\n")]
+    {
         let mut taken = Taken::default();
         sendmail::send(&scanned, &mut &file[..], &mut &*body, &mut taken).unwrap();
         assert_eq!(taken.bytes, [b"A: 1\r\n 2\r\n\r\n", expected].concat());
@@ -277,7 +281,8 @@ impl Parts for Counted {
 #[test]
 fn large_lists_and_headers_go_by() {
     let mut file = b"V8\nT1795328425\nK0\nN0\nP1\nS<a@b>\n".to_vec();
-    (0..100_000).for_each(|n| file.extend_from_slice(format!("RPFD:<r{n}@d.example>\n").as_bytes()));
+    (0..100_000)
+        .for_each(|n| file.extend_from_slice(format!("RPFD:<r{n}@d.example>\n").as_bytes()));
     file.extend_from_slice(b"H??X-Long: ");
     (0..16_000).for_each(|_| file.extend_from_slice(&[&[b'x'; 60][..], b"\n\t"].concat()));
     file.extend_from_slice(b"end\n.\n");
@@ -316,9 +321,8 @@ fn all(directory: &Path) -> Vec<String> {
                 let outcome = match one::load(&message, None, now(), true).unwrap() {
                     Outcome::Readable => "readable".to_owned(),
                     Outcome::Locked(why) => format!("locked: {why}"),
-                    Outcome::Unreadable(why) => {
-                        format!("unreadable: {why}").replace(&directory.display().to_string(), "DIR")
-                    }
+                    Outcome::Unreadable(why) => format!("unreadable: {why}")
+                        .replace(&directory.display().to_string(), "DIR"),
                     other => format!("{other:?}"),
                 };
                 format!("{} {outcome}", name(message.path()))
@@ -335,23 +339,41 @@ fn all(directory: &Path) -> Vec<String> {
 #[test]
 fn a_queue_directory_is_read_as_sendmail_lays_it_out() {
     let directory = spool(&[
-        "qf1A", "df1A", "hf2A", "df2A", "Qf3A", "df3A", "qf4A", "df9A", "xf1A", "tf5A", "README",
-        "q1/qf/qfB1", "q1/df/dfB1", "q1/xf/xfB1", "q1/qfB9", "q2/qfC1", "q2/dfC1",
+        "qf1A",
+        "df1A",
+        "hf2A",
+        "df2A",
+        "Qf3A",
+        "df3A",
+        "qf4A",
+        "df9A",
+        "xf1A",
+        "tf5A",
+        "README",
+        "q1/qf/qfB1",
+        "q1/df/dfB1",
+        "q1/xf/xfB1",
+        "q1/qfB9",
+        "q2/qfC1",
+        "q2/dfC1",
     ]);
-    assert_eq!(all(directory.path()), [
-        "Qf3A readable",
-        "README no queue file",
-        "df9A body without control file",
-        "hf2A readable",
-        "q1/qf/qfB1 readable",
-        "q1/qfB9: a control file outside of qf/, where sendmail would not see it",
-        "q1/xf/xfB1 transcript",
-        "q2/qfC1 readable",
-        "qf1A readable",
-        "qf4A unreadable: its body DIR/df4A: No such file or directory (os error 2)",
-        "tf5A unfinished control file",
-        "xf1A transcript",
-    ]);
+    assert_eq!(
+        all(directory.path()),
+        [
+            "Qf3A readable",
+            "README no queue file",
+            "df9A body without control file",
+            "hf2A readable",
+            "q1/qf/qfB1 readable",
+            "q1/qfB9: a control file outside of qf/, where sendmail would not see it",
+            "q1/xf/xfB1 transcript",
+            "q2/qfC1 readable",
+            "qf1A readable",
+            "qf4A unreadable: its body DIR/df4A: No such file or directory (os error 2)",
+            "tf5A unfinished control file",
+            "xf1A transcript",
+        ]
+    );
 }
 
 #[test]
@@ -368,8 +390,10 @@ fn what_somebody_has_in_hand_is_left_alone() {
 #[test]
 fn links_and_special_files_lead_nowhere() {
     let directory = spool(&["qf1A", "df1A", "q1/df2A"]);
-    std::os::unix::fs::symlink(directory.path().join("qf1A"), directory.path().join("qf2A")).unwrap();
-    std::os::unix::fs::symlink(directory.path().join("df1A"), directory.path().join("q1/df3A")).unwrap();
+    std::os::unix::fs::symlink(directory.path().join("qf1A"), directory.path().join("qf2A"))
+        .unwrap();
+    std::os::unix::fs::symlink(directory.path().join("df1A"), directory.path().join("q1/df3A"))
+        .unwrap();
     std::fs::copy(directory.path().join("qf1A"), directory.path().join("q1/qf3A")).unwrap();
     let lines = all(directory.path());
     let of = |name: &str| lines.iter().find(|line| line.starts_with(name)).unwrap().clone();
@@ -399,10 +423,13 @@ fn a_postfix_queue_is_hashed_and_its_logs_say_why() {
         true
     });
     assert_eq!(logs, [place("defer/D/DE4EA9D80D8")]);
-    assert_eq!(all(directory.path()), [
-        "deferred/D/DE4EA9D80D8 readable",
-        "incoming/DF2599D80D9 locked: it is being written, or was never finished",
-    ]);
+    assert_eq!(
+        all(directory.path()),
+        [
+            "deferred/D/DE4EA9D80D8 readable",
+            "incoming/DF2599D80D9 locked: it is being written, or was never finished",
+        ]
+    );
     let master = std::fs::File::create(place("pid/master.pid")).unwrap();
     master.lock().unwrap();
     assert!(all(directory.path())[0].contains("Postfix is running"));

@@ -79,7 +79,7 @@ impl CopiedBodies {
     fn commit(&mut self) -> Result<(), StoreError> {
         let mut waiting = std::mem::take(&mut self.waiting);
         self.octets = 0;
-        waiting.sort_by(|a, b| (a.generation, a.key).cmp(&(b.generation, b.key)));
+        waiting.sort_by_key(|chunk| (chunk.generation, chunk.key));
         for group in waiting.chunk_by(|a, b| a.generation == b.generation) {
             self.commit_to(group[0].generation, group)?;
         }
