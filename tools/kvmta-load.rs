@@ -32,6 +32,8 @@ use kvmta::store::{Store, StoreError, StoreOptions, backup};
 const WAITING_MAX: usize = 256;
 /// Connections at once: commits are shared by what arrives together.
 const WORKERS: u8 = 8;
+/// A connection that was not used for so long is made anew: the other side closes it after two minutes.
+const IDLE: Duration = Duration::from_secs(60);
 /// Between two lines of progress.
 const PROGRESS: Duration = Duration::from_millis(200);
 
@@ -131,7 +133,7 @@ enum News {
 
 fn load(args: &Args, config: &Arc<Config>) -> Result<u8, Failure> {
     if args.dry_run {
-        return Ok(work(args, (0..WORKERS).map(|_| None).collect()));
+        return Ok(work(args, &config.queue_directory, (0..WORKERS).map(|_| None).collect()));
     }
     let log = |whose| open_log(config, Some("kvmta-load"), whose);
     let Connected { stream, held } =
@@ -142,7 +144,7 @@ fn load(args: &Args, config: &Arc<Config>) -> Result<u8, Failure> {
         let stream = client::connect(&config.queue_directory).map_err(lost)?;
         links.push(Some(linked(stream).map_err(lost)?));
     }
-    let exit = work(args, links);
+    let exit = work(args, &config.queue_directory, links);
     match held {
         None => Ok(exit),
         Some(held) => match held.end() {
@@ -165,7 +167,7 @@ fn linked(stream: std::os::unix::net::UnixStream) -> io::Result<Asked> {
 }
 
 /// Walks the paths, loads what is found over all links, and says what became of it. Returns the exit status.
-fn work(args: &Args, links: Vec<Option<Asked>>) -> u8 {
+fn work(args: &Args, queue: &Path, links: Vec<Option<Asked>>) -> u8 {
     let (found, waiting) = mpsc::sync_channel::<Message>(WAITING_MAX);
     let (tell, news) = mpsc::sync_channel::<News>(WAITING_MAX);
     let waiting = Mutex::new(waiting);
@@ -174,7 +176,7 @@ fn work(args: &Args, links: Vec<Option<Asked>>) -> u8 {
     std::thread::scope(|scope| {
         for link in links {
             let (waiting, stop, tell) = (&waiting, &stop, tell.clone());
-            scope.spawn(move || worker(link, waiting, stop, &tell, args.remove));
+            scope.spawn(move || worker(link, queue, waiting, stop, &tell, args.remove));
         }
         let (stop_walk, tell_walk) = (&stop, tell);
         scope.spawn(move || {
@@ -200,20 +202,32 @@ fn work(args: &Args, links: Vec<Option<Asked>>) -> u8 {
 
 fn worker(
     mut link: Option<Asked>,
+    queue: &Path,
     waiting: &Mutex<mpsc::Receiver<Message>>,
     stop: &AtomicBool,
     tell: &mpsc::SyncSender<News>,
     remove: bool,
 ) {
+    let mut used = Instant::now();
     while let Some(message) = waiting.lock().ok().and_then(|waiting| waiting.recv().ok()) {
         // What is left is taken from the walk, so that it ends.
         if stop.load(Ordering::Relaxed) {
             continue;
         }
+        if link.is_some() && used.elapsed() >= IDLE {
+            match client::connect(queue).and_then(linked) {
+                Ok(new) => link = Some(new),
+                Err(error) => {
+                    let _ = tell.send(News::Lost(error));
+                    continue;
+                }
+            }
+        }
         let news = match one::load(&message, link.as_mut(), now(), remove) {
             Ok(outcome) => News::Done(message.path().to_owned(), outcome),
             Err(error) => News::Lost(error),
         };
+        used = Instant::now();
         if tell.send(news).is_err() {
             return;
         }

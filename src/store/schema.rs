@@ -65,6 +65,7 @@
 //! | compaction | none: `queue.redb.new` is filled beside the work, then renamed, before the next commit | the old file; the draft is removed at the start | the new file, with the same rows | nothing |
 //! | `tally`, `reset_statistics` | add STAT, once in a minute; delete STAT, put META | that minute is not in the statistics | it is | nothing |
 //! | `close` | delete META `open` and all of INFLIGHT | an unclean stop: the next start names what was in flight | a clean one | nothing |
+//! | `backup` | none; the body files stay until it is done | nothing: a copy has its name only when it is whole | | nothing |
 //! | a generation goes | its BODYGEN counters went to 0 with the last message; then the file is unlinked | a file without counters: unlinked at start | | nothing |
 //!
 //! # Invariants
