@@ -26,6 +26,7 @@ use crate::queue::House;
 use crate::queue::run::{Run, RunRequest};
 use crate::queue::runner::{Initiative, Runner, Sources};
 use crate::smtp::server::Parting;
+use crate::store::history::{History, HistoryOptions};
 use crate::store::{Accepted, Store, StoreError, StoreOptions, Tally};
 use crate::world::dns::DnsOptions;
 use crate::world::tls::ServerTls;
@@ -68,6 +69,7 @@ pub struct Running {
     sessions: Arc<Sessions>,
     /// Dismisses connections that were idle for too long.
     fresh: JoinHandle<()>,
+    history: Option<History>,
 }
 
 /// How to open the store that this configuration means.
@@ -126,6 +128,7 @@ pub async fn start(
         source,
     })?;
     let house = furnish(config, world, store, maillog.clone());
+    let history = history(&house.config, &house, kind);
     let tls = server_tls(&house.config)?;
     let (stop, stopped) = watch::channel(false);
     let (close, closed) = watch::channel(false);
@@ -157,6 +160,7 @@ pub async fn start(
         trusted: trusted_uids(&house.config),
         // A starting daemon gets the store as soon as this command has put down what it is at.
         yield_to: (kind == Kind::Holder).then(|| stop.clone()),
+        history: history.clone(),
     };
     let (desks, current) = watch::channel(Arc::new(desk));
     let control = tokio::spawn(server::serve(control, current, closed));
@@ -176,10 +180,41 @@ pub async fn start(
         listeners: Vec::new(),
         sessions: Arc::default(),
         fresh,
+        history,
     };
     running.listeners = running.listen(&ports)?;
     running.ports = ports;
     Ok(running)
+}
+
+/// The history this configuration keeps. It is a help for people: the house stands without it, and says so.
+fn history(config: &Config, house: &House, kind: Kind) -> Option<History> {
+    let directory = &config.queue_directory;
+    if config.history_time.is_zero() {
+        if let (Kind::Daemon, Err(error)) = (kind, History::forget(directory)) {
+            house.maillog.warning(None, &format!("history: cannot remove the old one: {error}"));
+        }
+        return None;
+    }
+    let (clock, maillog) = (house.world.clock.clone(), house.maillog.clone());
+    let opened = History::open(HistoryOptions {
+        directory: directory.clone(),
+        keep: config.history_time,
+        size_max: config.history_size,
+        min_free: config.min_free_octets,
+        clock: Arc::new(move || clock.now()),
+        tell: Box::new(move |line| maillog.warning(None, line)),
+    });
+    match opened {
+        Ok(history) => {
+            house.maillog.keep_history(history.clone());
+            Some(history)
+        }
+        Err(error) => {
+            house.maillog.warning(None, &format!("history: {error}; none is kept"));
+            None
+        }
+    }
 }
 
 impl Running {
@@ -207,6 +242,7 @@ impl Running {
             stop: before.stop.clone(),
             trusted: trusted_uids(&house.config),
             yield_to: before.yield_to.clone(),
+            history: before.history.clone(),
         }));
         self.acceptors.send_replace(acceptor);
         self.houses.send_replace(house.clone());
@@ -271,6 +307,10 @@ impl Running {
         let socket = self.house.config.queue_directory.join(crate::control::client::SOCKET);
         // Gone already, or nobody's after this: the next holder removes it all the same.
         let _ = std::fs::remove_file(socket);
+        if let Some(history) = self.history {
+            // It waits for a thread that writes.
+            let _ = tokio::task::spawn_blocking(move || history.close()).await;
+        }
         self.house.store.close().await
     }
 }

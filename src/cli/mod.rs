@@ -17,6 +17,7 @@ pub mod list;
 pub mod load;
 pub mod mailq;
 pub mod mailstats;
+pub mod operator;
 pub mod ports;
 pub mod quarantine;
 pub mod queue;

@@ -105,6 +105,10 @@ pub struct Config {
     pub body_generation_size: u64,
     /// IncomingSize: octets of mail not yet attempted kept in INCOMING.
     pub incoming_size: u64,
+    /// HistoryTime: how long what happened to messages is kept; zero keeps none.
+    pub history_time: Duration,
+    /// HistorySize: octets of it kept at most.
+    pub history_size: u64,
     /// MinFreeBlocks, in octets.
     pub min_free_octets: u64,
     /// QueueSortOrder.
@@ -499,6 +503,8 @@ impl Default for Config {
             db_cache_size: 64 << 20,
             body_generation_size: 1 << 30,
             incoming_size: 256 << 20,
+            history_time: 7 * DAY,
+            history_size: 256 << 20,
             min_free_octets: 100 * 4096,
             queue_sort_order: SortOrder::Priority,
             queue_run_size_max: None,

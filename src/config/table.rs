@@ -114,6 +114,10 @@ static QUEUE: &[OptionSpec] = &[
         "Octets of mail not yet tried that may take the short way through the store."),
     own("BodyGenerationSize", "1G", Size(|d, n| d.config.body_generation_size = n.max(1 << 20)),
         "Octets after which a body file is full and a new one begins."),
+    own("HistoryTime", "7d", Time(Unit::Days, |d| &mut d.config.history_time),
+        "How long what happened to messages is kept, to be asked for with kvmta-queue; 0 keeps nothing."),
+    own("HistorySize", "256M", Size(|d, n| d.config.history_size = n.max(1 << 20)),
+        "Octets of that kept at most: the oldest goes first."),
     own("DbCacheSize", "64M", Size(|d, n| d.config.db_cache_size = usize::try_from(n).unwrap_or(usize::MAX).max(1 << 20)),
         "Octets of page cache over all files of the store."),
 ];

@@ -5,5 +5,6 @@
 //! is decided in [`server`]. Garbage on a connection ends that connection and nothing else.
 
 pub mod client;
+mod operate;
 pub mod proto;
 pub mod server;

@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::mail::envelope::Recipient;
+use crate::mail::filter::Filter;
+use crate::mail::history::Event;
 use crate::mail::job::{BodyRef, Entry, EntryJob};
 use crate::mail::loading::Loading;
 use crate::mail::outcome::HostOutcome;
@@ -18,6 +20,7 @@ use crate::mail::queue_id::QueueId;
 use crate::mail::selection::Selection;
 use crate::mail::statistics::Statistics;
 use crate::mail::submission::{Submission, SubmissionRefused};
+use crate::mail::time::Timestamp;
 use crate::queue::run::Run;
 use crate::store::Counts;
 
@@ -105,6 +108,65 @@ pub enum Request {
     },
     /// Somebody who wants to hold the store himself asks for it. Only a holder that is no daemon gives way.
     Yield,
+    /// Finds messages and does something to them, page by page: an [`Answer::Tally`] after each page, the last one says it all.
+    Operate {
+        /// Which.
+        filter: Filter,
+        /// What.
+        deed: Deed,
+        /// Change nothing, only count.
+        rehearse: bool,
+        /// Entries of those it is about too, those of long lists without their jobs.
+        show: bool,
+    },
+    /// What happened to messages, also to those that are gone. For root and the daemon's user.
+    History(Filter),
+}
+
+/// What an operator does to messages. It is done to those it applies to.
+#[derive(Clone, PartialEq, Debug, serde::Serialize, serde::Deserialize)]
+pub enum Deed {
+    /// Nothing.
+    Look,
+    /// Sets those aside that are not.
+    Hold {
+        /// Why.
+        reason: String,
+    },
+    /// Puts held ones back, due at once.
+    Release,
+    /// Forgets them without a report.
+    Remove,
+    /// Gives them up now; their senders hear of it.
+    Bounce {
+        /// For the report, one line.
+        words: String,
+    },
+    /// Makes those due now that are not held, and their destinations too.
+    Requeue,
+    /// Makes those due then that are not held.
+    Reschedule {
+        /// When.
+        due: Timestamp,
+    },
+    /// Sends them to a relay, whatever routing says; none lets routing decide again. Due now, unless held.
+    Reroute {
+        /// In next-hop form: `[host]:port`, `domain`.
+        relay: Option<String>,
+    },
+}
+
+/// How far an operation is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Tally {
+    /// Messages looked at.
+    pub looked: u64,
+    /// Messages selected that it applies to.
+    pub selected: u64,
+    /// Messages it was done to. The rest of those selected were gone by then.
+    pub done: u64,
+    /// Messages it could not be done to, as they are being attempted.
+    pub in_hand: u64,
 }
 
 /// Part of a message on its way in; an empty one is its end.
@@ -167,6 +229,12 @@ pub enum Answer {
     Rows(Vec<(Vec<u8>, Vec<u8>)>),
     /// A broken invariant.
     Broken(String),
+    /// How far an operation is.
+    Tally(Tally),
+    /// Named messages that are not in the queue.
+    Missing(Vec<QueueId>),
+    /// What happened, message by message; a message may come in parts.
+    History(Vec<(QueueId, Vec<Event>)>),
     /// That was all; with the exit status of a request that waited.
     Done {
         /// sysexits

@@ -24,6 +24,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::operate::Manner;
 use super::proto::{self, Answer, CHUNK, Chunk, PAGE_MAX, Request};
 use crate::accept::submit::{LocalUser, Submitted, Submitting};
 use crate::accept::{Acceptor, Caller};
@@ -34,6 +35,7 @@ use crate::mail::submission::{Submission, SubmissionRefused};
 use crate::queue::House;
 use crate::queue::run::{PROGRESS_MAX, Progress, Run, RunRequest};
 use crate::store::backup::KeptBodies;
+use crate::store::history::History;
 use crate::store::{Accepted, StoreError};
 
 /// Connections at once. More wait in the socket's backlog: a local program waits rather than fails.
@@ -44,7 +46,8 @@ const MESSAGE_WAIT: Duration = Duration::from_secs(3600);
 /// How long requests under way may take once it is time to stop: most are over in milliseconds, a listing that nobody reads never is.
 const FINISH_WAIT: Duration = Duration::from_secs(10);
 /// What an ordinary user hears who asks for everything.
-const NOT_YOURS: &str = "only root and the daemon's user may read the messages of the queue";
+pub(super) const NOT_YOURS: &str =
+    "only root and the daemon's user may read the messages of the queue";
 /// What an ordinary user hears who asks for a change: sendmail's words, and its status 64.
 const NOT_TRUSTED: &str = "Permission denied (real uid not trusted)";
 /// How long to wait when the machine has no descriptor or memory for a connection.
@@ -68,10 +71,12 @@ pub struct Desk {
     pub trusted: Vec<u32>,
     /// Set by [`Request::Yield`]; a daemon has none and does not give way.
     pub yield_to: Option<watch::Sender<bool>>,
+    /// What happened to messages; none when none is kept.
+    pub history: Option<History>,
 }
 
 /// Why a connection ended early.
-enum Ending {
+pub(super) enum Ending {
     /// The peer went away or sent garbage.
     Connection,
     /// The store refused.
@@ -184,8 +189,8 @@ async fn connection(desk: Arc<Desk>, mut stream: UnixStream, mut stop: watch::Re
 }
 
 /// One connection with its request.
-struct Visit {
-    desk: Arc<Desk>,
+pub(super) struct Visit {
+    pub(super) desk: Arc<Desk>,
     stream: UnixStream,
     uid: u32,
     gid: u32,
@@ -218,10 +223,14 @@ impl Visit {
             Request::PurgeHosts => self.purge_hosts().await,
             Request::Statistics { reset } => self.statistics(reset).await,
             Request::Yield => self.give_way().await,
+            Request::Operate { filter, deed, rehearse, show } => {
+                self.operate(filter, deed, Manner { rehearse, show }).await
+            }
+            Request::History(filter) => self.history(filter).await,
         }
     }
 
-    fn is_trusted(&self) -> bool {
+    pub(super) fn is_trusted(&self) -> bool {
         self.uid == 0 || self.desk.trusted.contains(&self.uid)
     }
 
@@ -242,15 +251,15 @@ impl Visit {
         !config.privacy.restrictmailq || self.is_trusted() || group().unwrap_or(false)
     }
 
-    async fn say(&mut self, answer: &Answer) -> Result<(), Ending> {
+    pub(super) async fn say(&mut self, answer: &Answer) -> Result<(), Ending> {
         Ok(proto::send(&mut self.stream, answer).await?)
     }
 
-    async fn done(&mut self, exit: u8) -> Result<(), Ending> {
+    pub(super) async fn done(&mut self, exit: u8) -> Result<(), Ending> {
         self.say(&Answer::Done { exit }).await
     }
 
-    async fn fail(&mut self, text: &str, exit: u8) -> Result<(), Ending> {
+    pub(super) async fn fail(&mut self, text: &str, exit: u8) -> Result<(), Ending> {
         self.say(&Answer::Failed { text: text.to_owned(), exit }).await
     }
 
@@ -337,7 +346,7 @@ impl Visit {
         Ok(submitted)
     }
 
-    fn user(&self) -> LocalUser {
+    pub(super) fn user(&self) -> LocalUser {
         let entry =
             nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(self.uid)).ok().flatten();
         let trusted = self.is_trusted();
@@ -532,7 +541,7 @@ impl Visit {
 }
 
 /// Its jobs are not in the entry but are read page by page.
-fn is_long(entry: &Entry) -> bool {
+pub(super) fn is_long(entry: &Entry) -> bool {
     entry.jobs.is_empty() && entry.recipients_total > 0
 }
 
@@ -544,7 +553,7 @@ fn groups_of(uid: u32) -> Option<Vec<u32>> {
     Some(groups.into_iter().map(nix::unistd::Gid::as_raw).collect())
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     match tokio::task::spawn_blocking(work).await {

@@ -6,7 +6,9 @@
 pub mod address;
 pub mod address_list;
 pub mod envelope;
+pub mod filter;
 pub mod header;
+pub mod history;
 pub mod job;
 pub mod loading;
 pub mod outcome;

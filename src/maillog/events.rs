@@ -7,9 +7,10 @@ use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use super::line::{Atom, LINE_MAX, Short};
-use super::{Maillog, Severity};
+use super::{Maillog, Severity, remember};
 use crate::mail::address::Address;
 use crate::mail::envelope::{BodyType, Envelope};
+use crate::mail::history::What;
 use crate::mail::job::Job;
 use crate::mail::outcome::{Attempt, Outcome, RemoteHost, Report};
 use crate::mail::queue_id::QueueId;
@@ -65,6 +66,7 @@ impl Maillog {
         recipients: u32,
         daemon: Option<&str>,
     ) {
+        self.remember(id, || remember::accepted(envelope, recipients));
         self.write(
             5,
             Severity::Info,
@@ -94,6 +96,7 @@ impl Maillog {
         began: Timestamp,
         now: Timestamp,
     ) {
+        self.remember_attempt(job, attempt, now.since(began));
         let mut groups: Vec<(Met, Vec<&Address>)> = Vec::new();
         match attempt {
             Attempt::Unreachable(report) => {
@@ -180,6 +183,7 @@ impl Maillog {
 
     /// `done; delay=..., ntries=N`: nothing of the message is left. Level 10.
     pub fn done(&self, id: QueueId, age: Duration, attempts: u32) {
+        self.remember(id, || What::Done { attempts });
         let text = format_args!("done; delay={}, ntries={attempts}", delay(age));
         self.write(10, Severity::Info, Some(id), text);
     }
@@ -187,6 +191,7 @@ impl Maillog {
     /// `NEWID: DSN: User unknown`: a report was made; `label` is `DSN`, `sender notify`, `return to sender` or
     /// `postmaster notify`. Level 6.
     pub fn report_made(&self, original: QueueId, report: QueueId, label: &str, text: &str) {
+        self.remember(original, || remember::reported(report, label, text));
         let text = format_args!("{report}: {label}: {}", Short(text, REPLY_MAX));
         self.write(6, Severity::Info, Some(original), text);
     }
@@ -210,6 +215,7 @@ impl Maillog {
 
     /// A message is held with a reason. Level 5.
     pub fn quarantined(&self, id: QueueId, reason: &str) {
+        self.remember(id, || remember::held(reason));
         self.write(
             5,
             Severity::Info,
@@ -220,6 +226,7 @@ impl Maillog {
 
     /// What an operator did to a message: `released by root`, `removed by root`. Level 5.
     pub fn operated(&self, id: QueueId, deed: &str, operator: &str) {
+        self.remember(id, || remember::operated(deed, operator));
         self.write(5, Severity::Info, Some(id), format_args!("{deed} by {}", Atom(operator)));
     }
 

@@ -5,12 +5,15 @@
 //! outside. While nobody takes the lines they pile up to [`PENDING_MAX`] octets; what comes then is counted, and the
 //! count is logged when there is room again.
 //!
+//! What happens to a message also goes into the history, whatever the level, once there is one ([`Maillog::keep_history`]).
+//!
 //! Promises: one event is one line; no line has a control character or more than [`LINE_MAX`] octets, whatever a peer
 //! said; a text that stands between fields has no blank, so it cannot pass for a field. Never a body, never a password.
 //! A crash loses what the thread has not yet written, the last milliseconds.
 
 pub mod events;
 mod line;
+mod remember;
 mod sink;
 #[cfg(test)]
 mod tests;
@@ -19,7 +22,7 @@ pub mod verbose;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -28,8 +31,10 @@ pub use events::{Rejection, Side};
 pub use line::LINE_MAX;
 pub use sink::{SYSLOG_SOCKET, Sink};
 
+use crate::mail::history::What;
 use crate::mail::queue_id::QueueId;
 use crate::mail::time::Timestamp;
+use crate::store::history::History;
 
 /// Octets of lines not yet written: some 5 000 lines, a second of a very busy daemon or minutes of an idle one.
 pub const PENDING_MAX: usize = 1 << 20;
@@ -58,6 +63,7 @@ pub struct Maillog {
 
 struct Owner {
     shared: Arc<Shared>,
+    history: OnceLock<History>,
 }
 
 /// What the handles and the writing thread have in common.
@@ -107,7 +113,7 @@ impl Maillog {
         let writer = sink::Writer::new(options.sink, tag, options.clock, options.zone);
         let theirs = Arc::clone(&shared);
         std::thread::Builder::new().name("maillog".into()).spawn(move || writer.run(&theirs))?;
-        Ok(Maillog { owner: Arc::new(Owner { shared }) })
+        Ok(Maillog { owner: Arc::new(Owner { shared, history: OnceLock::new() }) })
     }
 
     /// A log that keeps nothing: for tests and for programs without one.
@@ -122,6 +128,18 @@ impl Maillog {
             clock: Arc::new(|| Timestamp::ZERO),
             zone: TimeZone::UTC,
         })
+    }
+
+    /// From now on what happens to messages goes into this history too. The first one given stays.
+    pub fn keep_history(&self, history: History) {
+        let _ = self.owner.history.set(history);
+    }
+
+    /// Puts an event into the history, if there is one.
+    fn remember(&self, id: QueueId, what: impl FnOnce() -> What) {
+        if let Some(history) = self.owner.history.get() {
+            history.record(id, what());
+        }
     }
 
     /// LogLevel from now on.

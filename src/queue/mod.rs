@@ -8,6 +8,7 @@
 
 mod attempt;
 mod audience;
+pub mod bounce;
 mod dead_letter;
 mod deadline;
 mod interrupted;

@@ -12,9 +12,10 @@
 //! | `settle` | [`Store::settle`] |
 //! | `park` | [`Store::park`]: from INCOMING to the schedule |
 //! | `destination` | [`Store::set_destination`], [`Store::reroute`], [`Store::set_host`] |
-//! | `operate` | [`Store::hold`], [`Store::release`], [`Store::remove`], [`Store::reschedule`] |
+//! | `operate` | [`Store::hold`], [`Store::release`], [`Store::remove`], [`Store::reschedule`], [`Store::operate`] |
 //! | `read` | what is due, listings, counts |
 //! | `statistics` | [`Store::statistics`], [`Store::reset_statistics`], [`Store::tally`] |
+//! | `history` | [`history::History`]: what happened to messages, in a file of its own |
 //! | `recover` | [`Store::open`], [`Store::close`], what is finished after a crash |
 //! | `backup` | [`Store::backup`], [`backup::Copy`], [`backup::restore`]: a copy of a running store, and back |
 //! | `evacuate` | body files with little left in them are emptied, in the background |
@@ -33,6 +34,7 @@ mod destination;
 mod edit;
 pub mod engine;
 mod evacuate;
+pub mod history;
 mod ids;
 mod inflight;
 mod intake;
@@ -71,6 +73,7 @@ use self::inflight::InterruptedState;
 pub use self::inflight::{Begun, Interrupted};
 pub use self::intake::Intake;
 use self::keeper::{Errand, Keeper};
+pub use self::operate::{Command, Reroute};
 pub use self::read::{Due, FARTHEST, Far};
 pub use self::statistics::Tally;
 use self::writer::Writer;

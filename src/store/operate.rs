@@ -1,4 +1,4 @@
-//! Operators' commands: hold, release, remove, reschedule, for any number of messages.
+//! Operators' commands: hold, release, remove, reschedule, reroute, for any number of messages.
 //!
 //! Slices of at most [`SLICE`] messages are one batch each; what they return counts exactly what they did. A long list counts at once, is
 //! in its new state for everybody at once, and is carried through its jobs by the keeper (`list.rs`).
@@ -18,7 +18,8 @@ use super::message::{Change, Incoming, Message, Shape, Sweep, is_open};
 use super::schema::*;
 use super::writer::Class;
 use super::{Core, Store, StoreError};
-use crate::mail::job::JobId;
+use crate::mail::address::Address;
+use crate::mail::job::{Destination, EntryJob, JobId};
 use crate::mail::queue_id::QueueId;
 use crate::mail::time::Timestamp;
 
@@ -31,11 +32,27 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A command, as it is done to one message.
 #[derive(Clone)]
-pub(super) enum Command {
+pub enum Command {
+    /// Sets it aside with this reason.
     Hold(String),
+    /// Puts it back, due at once, if it is held.
     Release,
+    /// Forgets it.
     Remove,
+    /// Makes all its jobs due then, also if it is held.
     Reschedule(Timestamp),
+    /// Sends it another way, due at once unless it is held.
+    Reroute(Reroute),
+}
+
+/// Another way for a message.
+#[derive(Clone)]
+pub struct Reroute {
+    /// A relay that wins over routing from now on; none lets routing decide again.
+    pub relay: Option<String>,
+    /// Where the job with this recipient goes now; none leaves it where it is until its next attempt routes it. Pure. Jobs of long
+    /// lists stay where they are: [`Store::reroute`] moves each.
+    pub to: Arc<dyn Fn(&Address) -> Option<Destination> + Send + Sync>,
 }
 
 impl Store {
@@ -44,7 +61,7 @@ impl Store {
     /// # Errors
     /// `Full`, `Damaged`, `Unavailable`, `Closing`: some slices may be done.
     pub async fn hold(&self, ids: Vec<QueueId>, reason: String) -> Result<u64, StoreError> {
-        self.core().command(ids, Command::Hold(reason), PATIENCE).await
+        Ok(self.operate(ids, Command::Hold(reason), PATIENCE).await?.len() as u64)
     }
 
     /// Puts held messages back, due at once. Durable. Gives how many were held.
@@ -52,7 +69,7 @@ impl Store {
     /// # Errors
     /// As [`Store::hold`].
     pub async fn release(&self, ids: Vec<QueueId>) -> Result<u64, StoreError> {
-        self.core().command(ids, Command::Release, PATIENCE).await
+        Ok(self.operate(ids, Command::Release, PATIENCE).await?.len() as u64)
     }
 
     /// Forgets messages without a report, damaged ones too. Durable. Gives how many there were.
@@ -60,7 +77,7 @@ impl Store {
     /// # Errors
     /// As [`Store::hold`].
     pub async fn remove(&self, ids: Vec<QueueId>) -> Result<u64, StoreError> {
-        self.core().command(ids, Command::Remove, PATIENCE).await
+        Ok(self.operate(ids, Command::Remove, PATIENCE).await?.len() as u64)
     }
 
     /// Makes all jobs of messages due at `due`, held ones too. Durable. Gives how many messages there were.
@@ -68,14 +85,43 @@ impl Store {
     /// # Errors
     /// As [`Store::hold`].
     pub async fn reschedule(&self, ids: Vec<QueueId>, due: Timestamp) -> Result<u64, StoreError> {
-        self.core().command(ids, Command::Reschedule(due), PATIENCE).await
+        Ok(self.operate(ids, Command::Reschedule(due), PATIENCE).await?.len() as u64)
     }
+
+    /// Does a command to messages, to those in flight when they have landed or `patience` is over. Durable. Gives those it was done to:
+    /// the others are gone, or it does not apply to them.
+    ///
+    /// # Errors
+    /// As [`Store::hold`].
+    pub async fn operate(
+        &self,
+        ids: Vec<QueueId>,
+        command: Command,
+        patience: Duration,
+    ) -> Result<Vec<QueueId>, StoreError> {
+        let done = self.core().command(ids, command.clone(), patience).await;
+        if !matches!(command, Command::Hold(_) | Command::Remove) {
+            // Jobs may be due earlier than whoever looks at AGENDA expects.
+            self.core().unfolded.notify_one();
+        }
+        done
+    }
+
+    /// Waits until no job of the message is in flight, `patience` at most.
+    pub async fn landed(&self, id: QueueId, patience: Duration) {
+        // Whoever cannot wait longer finds the job claimed.
+        let _ = tokio::time::timeout(patience, self.core().claims.landed(id)).await;
+    }
+
+    /// How long a command waits for messages in flight, if nobody says otherwise.
+    pub const PATIENCE: Duration = PATIENCE;
 }
 
 /// What one slice did.
 #[derive(Default)]
 struct Sum {
-    messages: u64,
+    /// Those it was done to.
+    messages: Vec<QueueId>,
     /// Octets of INCOMING bodies it freed.
     freed: u64,
     /// Generations whose last message it took.
@@ -93,10 +139,10 @@ impl Core {
         ids: Vec<QueueId>,
         command: Command,
         patience: Duration,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Vec<QueueId>, StoreError> {
         let (flying, landed): (Vec<_>, Vec<_>) =
             ids.into_iter().partition(|id| self.claims.in_flight(*id));
-        let done = self.command_now(&landed, &command).await?;
+        let mut done = self.command_now(&landed, &command).await?;
         let all_landed = async {
             for id in &flying {
                 self.claims.landed(*id).await;
@@ -104,11 +150,16 @@ impl Core {
         };
         // After that time it is done all the same: see the head of this file.
         let _ = tokio::time::timeout(patience, all_landed).await;
-        Ok(done + self.command_now(&flying, &command).await?)
+        done.extend(self.command_now(&flying, &command).await?);
+        Ok(done)
     }
 
-    async fn command_now(&self, ids: &[QueueId], command: &Command) -> Result<u64, StoreError> {
-        let mut messages = 0;
+    async fn command_now(
+        &self,
+        ids: &[QueueId],
+        command: &Command,
+    ) -> Result<Vec<QueueId>, StoreError> {
+        let mut messages = Vec::new();
         for ids in ids.chunks(SLICE) {
             if !matches!(command, Command::Remove) {
                 // Only scheduled messages can rest.
@@ -118,13 +169,15 @@ impl Core {
             let its = command.clone();
             let work = move |read: &dyn Read| slice(read, &ids, &its, now);
             let sum = self.writer.apply(Class::Acknowledged, 0, work).await?;
-            messages += sum.messages;
+            messages.extend(sum.messages);
             self.give_incoming(sum.freed);
             sum.emptied.into_iter().for_each(|g| self.leave(Errand::Generation(g)));
             sum.lists.into_iter().for_each(|id| self.leave(Errand::List(id)));
             if let Command::Remove = command {
                 for id in sum.damaged {
-                    messages += self.remove_damaged(id).await?;
+                    if self.remove_damaged(id).await? > 0 {
+                        messages.push(id);
+                    }
                 }
             }
         }
@@ -156,7 +209,7 @@ fn slice(
                 }
                 generations.insert(message.body.generation);
                 if change(&mut edit, id, message, before, command, now, &mut sum) {
-                    sum.messages += 1;
+                    sum.messages.push(id);
                 }
             }
             Ok(None) => remove_incoming(&mut edit, id, command, &mut sum)?,
@@ -190,11 +243,12 @@ fn change(
     match command {
         Command::Hold(reason) => message.held = Some(reason.clone()),
         Command::Release => message.held = None,
+        Command::Reroute(way) => message.envelope.relay_override.clone_from(&way.relay),
         Command::Remove | Command::Reschedule(_) => {}
     }
     let to_due = match command {
         Command::Hold(_) | Command::Remove => None,
-        Command::Release => Some(now),
+        Command::Release | Command::Reroute(_) => Some(now),
         Command::Reschedule(due) => Some(*due),
     };
     let is_held = message.held.is_some();
@@ -202,6 +256,9 @@ fn change(
         for job in jobs.iter_mut().filter(|job| is_open(job)) {
             let job_id = JobId { queue_id: id, number: job.number };
             edit.unready(job_id, job);
+            if let Command::Reroute(way) = command {
+                reroute(job, way);
+            }
             job.due = to_due.unwrap_or(job.due);
             if to_due.is_some() && !is_held {
                 edit.ready(job_id, job);
@@ -227,12 +284,20 @@ fn change(
     }
     match command {
         Command::Remove => edit.count_message(&message, -1),
-        Command::Hold(_) | Command::Release | Command::Reschedule(_) => {
+        Command::Hold(_) | Command::Release | Command::Reschedule(_) | Command::Reroute(_) => {
             edit.enter_schedule(id, &message);
         }
     }
     edit.put(&MESSAGE, id, &message);
     true
+}
+
+/// The open recipients of a job share a destination, so the first one speaks for all.
+fn reroute(job: &mut EntryJob, way: &Reroute) {
+    let first = job.recipients.iter().find(|recipient| recipient.state.is_open());
+    if let Some(to) = first.and_then(|recipient| (way.to)(&recipient.address)) {
+        job.destination = to;
+    }
 }
 
 /// A message of INCOMING: removed at once; due already; held ones have been moved before.
@@ -248,7 +313,7 @@ fn remove_incoming(
             edit.check(Check::Equals(INCOMING.key(id), before));
             edit.delete_incoming(id, &incoming.envelope, incoming.held.is_some());
             sum.freed += incoming.envelope.size;
-            sum.messages += 1;
+            sum.messages.push(id);
         }
         Ok(None) => {}
         Err(StoreError::Damaged { .. }) => sum.damaged.push(id),

@@ -185,6 +185,20 @@ impl Store {
         Ok(entries)
     }
 
+    /// The highest queue ID in the queue; none when it is empty.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    pub fn newest(&self) -> Result<Option<QueueId>, StoreError> {
+        let snapshot = self.core().writer.snapshot()?;
+        let last = |table: &key::Table<QueueId>| -> Result<Option<QueueId>, StoreError> {
+            let (start, end) = table.all();
+            let keys = snapshot.keys(&start..&end, 1, true)?;
+            keys.first().map(|key| parse(table, key)).transpose()
+        };
+        Ok(last(&INCOMING)?.max(last(&MESSAGE)?))
+    }
+
     /// The held messages in queue-ID order after `after`: without looking at any other. Those of INCOMING are not among them.
     ///
     /// # Errors

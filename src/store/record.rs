@@ -19,6 +19,7 @@ use super::message::{Body, Change, DestinationRow, Incoming, List, Message, Shap
 use super::{DestinationState, StoreError};
 use crate::mail::address::{Address, ReversePath};
 use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, RecipientState, Ret};
+use crate::mail::history::Event;
 use crate::mail::job::{Destination, EntryJob};
 use crate::mail::loading::Attempts;
 use crate::mail::outcome::{HostOutcome, RemoteHost, Report};
@@ -709,6 +710,17 @@ impl Record for HostOutcome {
             status: status_of(v1.status)?,
             at: time_of(v1.at),
         })
+    }
+}
+
+/// A row of the history (`history.rs`): the noun itself, whose layout the history's own format tells, for it is forgotten by age.
+impl Record for Vec<Event> {
+    fn encode(&self) -> Vec<u8> {
+        write(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Vec<Event>, RecordError> {
+        read(bytes)
     }
 }
 

@@ -60,7 +60,7 @@
 //! | `park` | as settle, deferred | INCOMING still | scheduled | nothing |
 //! | `reroute` | move READY, change MESSAGE, RECIPIENTS or INCOMING | the old destination: routed again at its attempt | the new one | nothing |
 //! | `set_destination`, `set_host` | DEST, AGENDA; HOST | the older state: a host known to be down is asked once more | | one connection more |
-//! | `hold` `release` `remove` `reschedule` | slices of at most 100 messages: MESSAGE, READY, DEST, AGENDA, DEADLINE, HELD... | the slices before it are done, the rest is not; the operator got no answer | as answered | a removed message in flight may still arrive |
+//! | `hold` `release` `remove` `reschedule`, and `operate` with a relay | slices of at most 100 messages: MESSAGE, READY, DEST, AGENDA, DEADLINE, HELD... | the slices before it are done, the rest is not; the operator got no answer | as answered | a removed message in flight may still arrive |
 //! | `evacuate` | (copies sealed first) change the body in MESSAGE, and BODYGEN; in slices | the copies are orphans of their generation | the old bodies are | nothing |
 //! | compaction | none: `queue.redb.new` is filled beside the work, then renamed, before the next commit | the old file; the draft is removed at the start | the new file, with the same rows | nothing |
 //! | `tally`, `reset_statistics` | add STAT, once in a minute; delete STAT, put META | that minute is not in the statistics | it is | nothing |

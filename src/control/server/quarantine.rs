@@ -30,7 +30,7 @@ impl Visit {
                 Ok((found.into_iter().map(|entry| (entry.id, entry.held)).collect(), last))
             };
             let (found, last): (Vec<(QueueId, Option<String>)>, _) = blocking(page).await?;
-            self.change(&found, reason.as_deref()).await?;
+            self.set_aside(&found, reason.as_deref()).await?;
             if !found.is_empty() {
                 self.say(&super::Answer::Quarantined(found)).await?;
             }
@@ -41,7 +41,7 @@ impl Visit {
         }
     }
 
-    async fn change(
+    async fn set_aside(
         &self,
         found: &[(QueueId, Option<String>)],
         reason: Option<&str>,

@@ -197,7 +197,7 @@ async fn an_operator_waits_for_what_is_in_flight() {
     // Nobody lets go: after its patience it removes all the same, and the settle to come finds nothing.
     let remove = operate::Command::Remove;
     let patience = Duration::ZERO;
-    assert_eq!(store.core().command(vec![two.id], remove, patience).await.unwrap(), 1);
+    assert_eq!(store.core().command(vec![two.id], remove, patience).await.unwrap(), [two.id]);
     assert!(store.settle(&two.jobs[0], deferred(site.now())).await.unwrap().finished);
     flush(&store).await;
     assert_sound(&store);
