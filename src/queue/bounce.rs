@@ -43,7 +43,7 @@ pub async fn bounce(house: &House, id: QueueId, words: &str) -> Result<Bounced, 
         // The message anew for each job: the settle of the last one takes it away.
         let Some(entry) = house.store.entry(id)? else { return Ok(bounced) };
         let Some(job) = house.store.jobs(id, after, 1)?.pop() else { return Ok(bounced) };
-        let before = std::mem::replace(&mut after, Some(job.number));
+        let before = after.replace(job.number);
         if !is_open(&job) {
             continue;
         }

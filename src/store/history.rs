@@ -249,8 +249,11 @@ pub fn octets_of(event: &Event) -> usize {
     texts + size_of::<(QueueId, Event)>()
 }
 
-/// A text of a stranger, cut to its bound.
+/// A text of a stranger, cut to its bound and without control characters.
 pub fn cut(text: &str) -> String {
+    if text.len() <= TEXT_MAX && text.bytes().all(|octet| (b' '..0x7f).contains(&octet)) {
+        return text.to_owned();
+    }
     let mut end = text.len().min(TEXT_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;

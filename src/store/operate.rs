@@ -52,8 +52,11 @@ pub struct Reroute {
     pub relay: Option<String>,
     /// Where the job with this recipient goes now; none leaves it where it is until its next attempt routes it. Pure. Jobs of long
     /// lists stay where they are: [`Store::reroute`] moves each.
-    pub to: Arc<dyn Fn(&Address) -> Option<Destination> + Send + Sync>,
+    pub to: Way,
 }
+
+/// The destination of an address by another way.
+pub type Way = Arc<dyn Fn(&Address) -> Option<Destination> + Send + Sync>;
 
 impl Store {
     /// Sets messages aside: not tried, not warned about, not given up. Durable. Gives how many there were.

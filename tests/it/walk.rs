@@ -12,7 +12,7 @@
 //! submit <from> PARAM to <to> PARAM <to>... | Field: value   one SMTP transaction; `to 2500 at b.example` is a list
 //! load N                     the machine's load average
 //! run [-qRtext -q!Stext -qIlast] [queuereturn=now] [order=time] [size=3]   an explicit run; `-qIlast` names the last message submitted
-//! hold TEXT | release | remove                what an operator does to every message
+//! hold TEXT | release | remove | bounce TEXT  what an operator does to every message
 //! wait jobs N                until the list submitted last is unfolded into so many jobs
 //! wait finished              until nothing is left of the message submitted last
 //! pass 15m                   time passes
@@ -47,12 +47,13 @@ use kvmta::mail::selection::{Field, Term};
 use kvmta::mail::time::Timestamp;
 use kvmta::maillog::{Maillog, Options, Sink};
 use kvmta::queue::House;
+use kvmta::queue::bounce::bounce;
 use kvmta::queue::run::{Progress, Run, RunRequest};
 use kvmta::queue::runner::{Initiative, Runner, Sources};
 use kvmta::settle::RunSettings;
 use kvmta::store::engine::mem::MemDisk;
 use kvmta::store::engine::{Batch, Engine, Work};
-use kvmta::store::{Store, StoreOptions};
+use kvmta::store::{Accepted, Store, StoreOptions};
 use kvmta::world::Clock;
 use kvmta::world::fake::{FakeWorld, Kind, Record, Said, Zone};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
@@ -258,6 +259,8 @@ impl Write for Lines {
 /// A house that stands.
 struct Standing {
     store: Store,
+    house: House,
+    wake: mpsc::Sender<Accepted>,
     acceptor: Arc<Acceptor>,
     runs: mpsc::Sender<RunRequest>,
     stop: watch::Sender<bool>,
@@ -335,15 +338,16 @@ impl Play {
         let (runs, asked) = mpsc::channel(10);
         let (etrn, _) = mpsc::channel(1);
         let (stop, stopped) = watch::channel(false);
-        let outlets = Outlets { wake, etrn, events: Arc::new(|_| {}) };
+        let outlets = Outlets { wake: wake.clone(), etrn, events: Arc::new(|_| {}) };
         let acceptor = Acceptor::new(config.clone(), world.clone(), store.clone(), None, outlets);
         let maillog = self.maillog.clone();
         let house = House { config, store: store.clone(), world, mailers, maillog };
         let (_, houses) = watch::channel(house.clone());
         let sources = Sources { accepted, runs: asked, houses, stop: stopped };
-        let runner = Runner::new(house, self.interval, Initiative::Due);
+        let runner = Runner::new(house.clone(), self.interval, Initiative::Due);
         let runner = tokio::spawn(runner.run(sources, duration("30s")));
-        self.standing = Some(Standing { store, acceptor: Arc::new(acceptor), runs, stop, runner });
+        let acceptor = Arc::new(acceptor);
+        self.standing = Some(Standing { store, house, wake, acceptor, runs, stop, runner });
     }
 
     fn store(&self) -> &Store {
@@ -494,6 +498,16 @@ impl Play {
                     _ => store.remove(ids).await,
                 };
                 done.map_err(|error| error.to_string())?;
+            }
+            "bounce" => {
+                let ids: Vec<QueueId> = self.entries().iter().map(|entry| entry.id).collect();
+                let standing = self.standing.as_ref().ok_or("the house is down")?;
+                for id in ids {
+                    let bounced = bounce(&standing.house, id, rest).await;
+                    for report in bounced.map_err(|error| error.to_string())?.reports {
+                        let _ = standing.wake.try_send(report);
+                    }
+                }
             }
             "wait" if rest == "finished" => {
                 let id = self.last_id.ok_or("nothing was submitted")?;
@@ -650,11 +664,9 @@ impl Play {
 
     /// In order, as the daemon does at SIGTERM. Time passes for the attempts under way.
     async fn stop(&mut self) -> Result<(), String> {
-        let Some(Standing { store, acceptor, runs, stop, mut runner }) = self.standing.take()
-        else {
-            return Err("the house is down".into());
-        };
-        drop((acceptor, runs));
+        let standing = self.standing.take().ok_or("the house is down")?;
+        let Standing { store, house, wake, acceptor, runs, stop, mut runner } = standing;
+        drop((house, wake, acceptor, runs));
         stop.send_replace(true);
         loop {
             for _ in 0..TURNS {

@@ -14,6 +14,7 @@ BASE = ROOT / "target/neighbours"
 KVMTA = os.environ.get("KVMTA", str(ROOT / "target/release/kvmta"))
 KVMTA_DUMP = os.environ.get("KVMTA_DUMP", str(ROOT / "target/release/kvmta-dump"))
 KVMTA_LOAD = os.environ.get("KVMTA_LOAD", str(ROOT / "target/release/kvmta-load"))
+KVMTA_QUEUE = os.environ.get("KVMTA_QUEUE", str(Path(KVMTA_DUMP).with_name("kvmta-queue")))
 FULL = "--full" in sys.argv
 LOCAL = "127.0.0.1"
 
@@ -163,6 +164,10 @@ class Kvmta:
     def run(self, *args, stdin=b"", limit=120, user=None):
         """A command of kvmta on this queue, by this user."""
         return subprocess.run([KVMTA, f"-oQ{self.dir}", *args], input=stdin, capture_output=True, timeout=limit, user=user)
+
+    def queue(self, *args, stdin=b"", limit=600, user=None):
+        """kvmta-queue on this queue, by this user."""
+        return subprocess.run([KVMTA_QUEUE, f"-oQ{self.dir}", *args], input=stdin, capture_output=True, timeout=limit, user=user)
 
     def submit(self, data, sender, *recipients, args=(), user=None):
         """Hands `data` (LF line ends) to the sendmail command; its exit status."""

@@ -67,7 +67,7 @@ fn run(invocation: &Invocation) -> Result<Exit, Unanswered> {
     let asked = client::ask(stream, &Request::Count).map_err(lost)?;
     let mut desk =
         Desk { asked, printer: Printer::new(invocation), missing: false, tally: Tally::default() };
-    let first = desk.answers(&mut |_, answer| Ok(drop(answer)));
+    let first = desk.answers(&mut |_, _| Ok(()));
     let result = first.and_then(|()| desk.task(invocation));
     let printed = desk.printer.end().map_err(broken_pipe);
     let missing = desk.missing;
