@@ -128,8 +128,9 @@ pub async fn start(
         source,
     })?;
     let house = furnish(config, world, store, maillog.clone());
-    let history = history(&house.config, &house, kind);
     let tls = server_tls(&house.config)?;
+    // Behind what may fail: its thread and the log hold each other until the house stops.
+    let history = history(&house.config, &house, kind);
     let (stop, stopped) = watch::channel(false);
     let (close, closed) = watch::channel(false);
     let (wake, accepted) = mpsc::channel::<Accepted>(ACCEPTED_MAX);

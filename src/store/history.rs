@@ -2,7 +2,8 @@
 //!
 //! It is a help for people, not part of the promise: nobody waits for it and nothing depends on it. [`History::record`] puts an event
 //! into a bounded buffer; one thread writes what has gathered in a second as one commit, the events of a message that lie in it as one
-//! row. When the thread cannot keep up, or the disk is nearly full, events are dropped and counted, and the count is told.
+//! row. When the thread cannot keep up, or the disk is nearly full, events are dropped and counted, and the count is told once a
+//! minute.
 //!
 //! A row goes when it is older than HistoryTime, and the rows of the oldest messages go when all of them together have more octets
 //! than HistorySize. The file does not shrink, but what goes makes room in it.
@@ -14,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use super::StoreError;
@@ -51,6 +52,8 @@ const GATHER: Duration = Duration::from_secs(1);
 const IDLE_SWEEP: Duration = Duration::from_secs(60);
 /// Rows looked at by one sweep at least; twice the rows just written if those are more, so that it keeps up.
 const SWEEP_ROWS: usize = 1_000;
+/// Between two lines of the log on dropped events.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// Octets of events in one row, about; then another is begun.
 const ROW_OCTETS: usize = 64 << 10;
 /// Octets kept of each text of a stranger.
@@ -129,7 +132,15 @@ impl History {
             clock: Arc::clone(&options.clock),
         });
         let theirs = Arc::clone(&shared);
-        let keeper = Keeper { options, file: File::Closed, cursor: None, rows: 0 };
+        let keeper = Keeper {
+            options,
+            file: File::Closed,
+            cursor: None,
+            rows: 0,
+            dropped: 0,
+            told: None,
+            is_troubled: false,
+        };
         let thread = std::thread::Builder::new().name("history".into());
         let thread = thread.spawn(move || keeper.run(&theirs))?;
         Ok(History { shared, thread: Arc::new(Mutex::new(Some(thread))) })
@@ -276,6 +287,12 @@ struct Keeper {
     cursor: Option<(QueueId, Place)>,
     /// Rows of this process so far.
     rows: u32,
+    /// Events dropped and not yet told of.
+    dropped: u64,
+    /// When their number was last told.
+    told: Option<Instant>,
+    /// The last batch could not be written, and why was told.
+    is_troubled: bool,
 }
 
 enum File {
@@ -308,19 +325,28 @@ impl Keeper {
 
     /// Writes a batch, and sweeps.
     fn turn(&mut self, taken: Taken, shared: &Shared) {
-        let Taken { events, mut dropped, is_wanted, .. } = taken;
+        let Taken { events, dropped, is_wanted, closing, .. } = taken;
         let is_needed = is_wanted || !events.is_empty();
         let count = events.len() as u64;
+        self.dropped += dropped;
         let done = match is_needed || matches!(self.file, File::Open(_)) {
             true => self.write(events, shared),
             false => Ok(()),
         };
-        if let Err(error) = done {
-            dropped += count;
-            (self.options.tell)(&format!("history: {error}"));
+        match done {
+            Ok(()) => self.is_troubled = false,
+            Err(error) => {
+                self.dropped += count;
+                if !std::mem::replace(&mut self.is_troubled, true) {
+                    (self.options.tell)(&format!("history: {error}"));
+                }
+            }
         }
-        if dropped > 0 {
-            (self.options.tell)(&format!("history: {dropped} events dropped"));
+        let is_time = self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY);
+        if self.dropped > 0 && (is_time || closing) {
+            (self.options.tell)(&format!("history: {} events dropped", self.dropped));
+            self.dropped = 0;
+            self.told = Some(Instant::now());
         }
     }
 

@@ -73,7 +73,7 @@ with Scenario("operations") as s:
     s.check(b"u17@d7.example" in listed and counted() == COUNT and counted("--held") == 0, "a dry run lists and changes nothing")
 
     # Holding and releasing, removing, by selection.
-    queue("hold", "--domain", "d2.example", "--text", "too many", out=rb"^%d messages held$" % tenth)
+    queue("hold", "--domain", "d2.example", "--reason", "too many", out=rb"^%d messages held$" % tenth)
     s.check(counted("--held", "--reason", "too many") == tenth and f"QUARANTINE: too many" in kvmta.listing("-qQ"), "they are held, with the reason")
     queue("hold", "--domain", "d2.example", out=rb"^0 messages held$", label="those held already are left alone")
     queue("release", "--held", "--sender", "s0@", out=rb"^%d messages? released$" % (tenth // 2))

@@ -129,9 +129,9 @@ Examples:
   kvmta-queue list --deferred --domain x.example
   kvmta-queue count --older-than 1d --not --held
   kvmta-queue show 6AM5g100000000
-  kvmta-queue hold --sender spam@ --text 'spam run' --dry-run -v
+  kvmta-queue hold --sender spam@ --reason 'spam run' --dry-run -v
   kvmta-queue release --held --reason 'spam run'
-  kvmta-queue bounce --status 'User unknown' --text 'This address is gone'
+  kvmta-queue bounce --status 'Name server' --text 'There is no such domain'
   kvmta-queue reroute --to '[relay.example]:2525' --destination x.example
   kvmta-queue reroute --to route --all
   kvmta-queue reschedule --at +2h --domain slow.example
@@ -253,7 +253,8 @@ fn changing(name: &'static str, about: &'static str) -> Command {
         .arg(switch("all", "Every message, when there is no ID and no selection"))
         .arg(switch("dry-run", "Change nothing, say how many it would be").short('n'))
         .arg(switch("verbose", "List the messages too").short('v'));
-    with_selections(command, |_| true)
+    // What is held keeps its reason, so for `hold` that is no selection but what it gives.
+    with_selections(command, |selection| (name, selection) != ("hold", "reason"))
 }
 
 fn looking(name: &'static str, about: &'static str) -> Command {
@@ -330,7 +331,7 @@ fn command() -> Command {
         .subcommand(history)
         .subcommand(
             changing("hold", "Set messages aside: not tried, not given up")
-                .arg(text("text", "Why, as listings show it").default_value("held by operator")),
+                .arg(text("reason", "Why, as listings show it").default_value("held by operator")),
         )
         .subcommand(changing("release", "Put held messages back, due at once"))
         .subcommand(changing("remove", "Forget messages; nobody is told").visible_alias("delete"))
@@ -420,7 +421,7 @@ pub fn parse(arguments: Vec<OsString>, now: Timestamp) -> Result<Invocation, Arg
 fn read(name: &str, matches: &ArgMatches, now: Timestamp) -> Result<Invocation, String> {
     let text = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
     let deed = match name {
-        "hold" => Some(Deed::Hold { reason: text("text") }),
+        "hold" => Some(Deed::Hold { reason: text("reason") }),
         "release" => Some(Deed::Release),
         "remove" => Some(Deed::Remove),
         "bounce" => Some(Deed::Bounce { words: text("text") }),

@@ -12,7 +12,7 @@ use super::args::Invocation;
 use crate::mail::envelope::{Recipient, RecipientState};
 use crate::mail::filter::{Filter, State};
 use crate::mail::history::{Event, What};
-use crate::mail::job::{Entry, EntryJob};
+use crate::mail::job::{Destination, Entry, EntryJob};
 use crate::mail::queue_id::QueueId;
 use crate::mail::time::{Timestamp, delay};
 use crate::store::Counts;
@@ -84,7 +84,12 @@ impl Printer {
         }
         for job in entry.jobs.iter().filter(|job| open(job).next().is_some()) {
             let due = self.date(job.due);
-            write!(self.out, "    to {}", job.destination)?;
+            write!(
+                self.out,
+                "    to {} ({})",
+                job.destination.next_hop,
+                job.destination.mailer.name()
+            )?;
             match entry.held {
                 Some(_) => writeln!(self.out)?,
                 None => writeln!(self.out, ", next attempt {due}")?,
@@ -129,7 +134,7 @@ impl Printer {
                 "State",
                 format!(
                     "{}{}",
-                    state(entry).name(),
+                    state(entry).unwrap_or("list"),
                     if entry.in_flight { ", being attempted" } else { "" }
                 ),
             ),
@@ -168,7 +173,8 @@ impl Printer {
             return Ok(());
         }
         let due = self.date(job.due);
-        write!(self.out, "\nTo {}: {} attempts", job.destination, job.attempts)?;
+        let Destination { mailer, next_hop } = &job.destination;
+        write!(self.out, "\nTo {next_hop} ({}): {} attempts", mailer.name(), job.attempts)?;
         match (open(job).next(), &entry.held) {
             (Some(_), None) => writeln!(self.out, ", next {due}")?,
             _ => writeln!(self.out)?,
@@ -272,7 +278,7 @@ fn row(entry: &Entry, now: Timestamp) -> String {
     format!(
         "{}{flag} {:<8} {age:>11} {:>8}  {sender:<30}  {recipients}",
         entry.id,
-        state(entry).name(),
+        state(entry).unwrap_or("list"),
         entry.envelope.size
     )
 }
@@ -285,9 +291,11 @@ fn open(job: &EntryJob) -> impl Iterator<Item = &Recipient> {
     job.recipients.iter().filter(|recipient| recipient.state.is_open())
 }
 
-/// Of a long list, whose jobs are not in the entry, it cannot be told whether it was tried.
-fn state(entry: &Entry) -> State {
-    Filter::default().look(entry, Timestamp::ZERO).state()
+/// None for a long list that is not held: its jobs are not in the entry, so it cannot be told whether it was tried.
+fn state(entry: &Entry) -> Option<&'static str> {
+    let state = Filter::default().look(entry, Timestamp::ZERO).state();
+    let is_known = state == State::Held || !entry.jobs.is_empty() || entry.recipients_total == 0;
+    is_known.then(|| state.name())
 }
 
 fn given_by(relay: &str, protocol: &str) -> String {
@@ -308,7 +316,7 @@ fn message(entry: &Entry) -> Value {
     json!({
         "type": "message",
         "id": entry.id.to_string(),
-        "state": state(entry).name(),
+        "state": state(entry),
         "in_flight": entry.in_flight,
         "held": entry.held,
         "sender": sender(entry),
