@@ -967,6 +967,11 @@ fn load() {
 }
 
 #[test]
+fn operations() {
+    file("operations.txt");
+}
+
+#[test]
 fn restarts() {
     file("restarts.txt");
 }
