@@ -183,7 +183,18 @@ with Scenario("operations") as s:
     third = s.sink().start()
     queue("reroute", "--to", f"[{LOCAL}]:{third.port}", "--domain", "list1.example", out=b"^1 message rerouted$")
     s.check(wait_for(lambda: set(third.recipients()) == set(people), 30), "a list goes another way", len(third.recipients()))
+
+    # A list given up: a handful of reports, each recipient in one of them.
+    people = [f"q{n}@given{n % 3}.example" for n in range(2500)]
+    send(kvmta.port, "owner@load.example", people, message("list2"))
+    s.check(wait_for(lambda: counted("--domain", "given1.example", "--deferred") == 1, 20), "another list waits")
+    queue("bounce", "--domain", "given1.example", out=b"^1 message bounced$")
+    reports = len(sink.reports())
     sink.start()
+    queue("requeue", "--sender", "<>")
+    s.check(wait_for(lambda: counted("--sender", "<>") == 0, 20), "its reports go out", counted("--sender", "<>"))
+    told = Counter(re.findall(rb"Final-Recipient: rfc822; (\S+)", b"".join(a.data for a in sink.reports()[reports:]), re.I))
+    s.check(set(told) == {p.encode() for p in people} and set(told.values()) == {1}, "each recipient once", (len(told), Counter(told.values())))
 
     # Without a daemon.
     s.check(*((r := kvmta.dump_check())[0], "kvmta-dump --check finds nothing (running)", r[1]))
