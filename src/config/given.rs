@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn tells_what_was_set_where() {
-        let file = "O MinQueueAge=5m\nO MinQueueAge=10m\nOd q\nO PrivacyOptions=noetrn\nO AliasFile=/etc/aliases\nO Nonsense=1\n";
+        let file = "O MinQueueAge=5m\nOd b\nOd q\nO PrivacyOptions=noetrn\nO AliasFile=/etc/aliases\nO Nonsense=1\n";
         let typed = ["PrivacyOptions=novrfy", "minq=1h"].map(Setting::long);
         let given = given(Some((Path::new("/x.cf"), file)), &typed);
         let text = listing(&given);
@@ -92,7 +92,10 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
-        assert_eq!(text.matches("MinQueueAge=").count(), 1);
+        for (start, count) in [("MinQueueAge=", 1), ("DeliveryMode=", 1), ("PrivacyOptions=", 1)] {
+            let found = text.lines().filter(|line| line.starts_with(start)).count();
+            assert_eq!(found, count, "{start}");
+        }
         assert!(options::all().all(|option| text.contains(&format!("{}=", option.name))));
     }
 }
