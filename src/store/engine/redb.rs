@@ -162,7 +162,7 @@ impl RedbEngine {
         if !self.limits.wants(before, live) {
             return Ok(Compaction::Unneeded);
         }
-        match Open::new(&self.what, self.place.draft(), CREATE_CACHE) {
+        match Open::draft(&self.what, self.place.draft()) {
             Ok(draft) => {
                 self.copying = Some(Copying::new(draft, before, self.limits));
                 Ok(Compaction::Going)
@@ -320,6 +320,16 @@ impl Open {
         cache_size: usize,
     ) -> Result<Open, EngineError> {
         let watched = Watched::new(file).map_err(|error| from_io(what, error))?;
+        Open::over(what, watched.filled_ahead(), cache_size)
+    }
+
+    /// One that becomes something when it is complete, and is written in large pieces if at all.
+    fn draft(what: &str, file: io::Result<Box<dyn StorageBackend>>) -> Result<Open, EngineError> {
+        let watched = Watched::new(file).map_err(|error| from_io(what, error))?;
+        Open::over(what, watched, CREATE_CACHE)
+    }
+
+    fn over(what: &str, watched: Watched, cache_size: usize) -> Result<Open, EngineError> {
         let (trouble, length) = (watched.trouble.clone(), watched.length.clone());
         let failed = |error: redb::Error| trouble.explain(what, error);
         let repaired = Arc::new(AtomicBool::new(false));
@@ -505,7 +515,7 @@ impl Read for Snapshot {
 pub(in crate::store) fn create(path: &Path) -> Result<(), EngineError> {
     let what = path.display().to_string();
     let mut place = FilePlace::new(path);
-    let open = Open::new(&what, place.draft(), CREATE_CACHE)?;
+    let open = Open::draft(&what, place.draft())?;
     open.close(&what)?;
     // redb syncs the file, nobody but us its name.
     place.name_draft().and_then(|()| place.sync_names()).map_err(|error| from_io(&what, error))
@@ -555,27 +565,32 @@ impl Length {
 /// What [`Ahead`] asks for.
 static ZEROS: [u8; ahead::STEP] = [0; ahead::STEP];
 
-/// A backend whose errors and length are noted, and that fills a growing file ahead of need.
+/// A backend whose errors and length are noted, and that can fill a growing file ahead of need.
 #[derive(Debug)]
 pub(in crate::store) struct Watched {
     inner: Box<dyn StorageBackend>,
     pub trouble: Trouble,
     pub length: Length,
-    ahead: Mutex<Ahead>,
+    /// None for a file whose commits are not small.
+    ahead: Option<Mutex<Ahead>>,
 }
 
 impl Watched {
     /// Over a file that was opened.
     pub fn new(inner: io::Result<Box<dyn StorageBackend>>) -> io::Result<Watched> {
         let inner = inner?;
-        let octets = inner.len()?;
-        let length = Length(Arc::new(AtomicU64::new(octets)));
-        let ahead = Mutex::new(Ahead::new(octets));
-        Ok(Watched { inner, trouble: Trouble::default(), length, ahead })
+        let length = Length(Arc::new(AtomicU64::new(inner.len()?)));
+        Ok(Watched { inner, trouble: Trouble::default(), length, ahead: None })
     }
 
-    fn ahead(&self) -> MutexGuard<'_, Ahead> {
-        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The same, filled ahead of need.
+    fn filled_ahead(mut self) -> Watched {
+        self.ahead = Some(Mutex::new(Ahead::new(self.length.octets())));
+        self
+    }
+
+    fn ahead(&self) -> Option<MutexGuard<'_, Ahead>> {
+        self.ahead.as_ref().map(|ahead| ahead.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -590,26 +605,29 @@ impl StorageBackend for Watched {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         // Locked until it is so: nobody may be told to fill what is being cut off.
-        let mut ahead = self.ahead();
+        let ahead = self.ahead();
         self.trouble.note(self.inner.set_len(len))?;
-        ahead.resized(len);
+        if let Some(mut ahead) = ahead {
+            ahead.resized(len);
+        }
         self.length.0.store(len, Ordering::Relaxed);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.ahead().synced();
+        if let Some(mut ahead) = self.ahead() {
+            ahead.synced();
+        }
         self.trouble.note(self.inner.sync_data())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if let Some(mut ahead) = self.ahead()
+            && let Some(fill) = ahead.writing(offset..offset + data.len() as u64)
         {
-            // Locked: who writes there next must come after the zeros.
-            let mut ahead = self.ahead();
-            if let Some(fill) = ahead.writing(offset..offset + data.len() as u64) {
-                // Only for speed. If there is no room, the write itself will say so.
-                let _ = self.inner.write(fill.start, &ZEROS[..(fill.end - fill.start) as usize]);
-            }
+            // Still locked: who writes there next must come after the zeros. Only for speed: if there is no room, the write
+            // itself will say so.
+            let _ = self.inner.write(fill.start, &ZEROS[..(fill.end - fill.start) as usize]);
         }
         self.trouble.note(self.inner.write(offset, data))
     }
