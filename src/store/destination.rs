@@ -131,12 +131,14 @@ impl Store {
         }
     }
 
-    /// A job's destination is another one now (routing changed): re-keys it. A job that is gone or closed is left alone. Durable.
+    /// A job's destination is another one now (routing changed): re-keys it, due at once, as somebody was about to try it. A job that is
+    /// gone or closed is left alone. Durable.
     ///
     /// # Errors
     /// `Full`, `Damaged`, `Unavailable`, `Closing`.
     pub async fn reroute(&self, id: JobId, to: Destination) -> Result<(), StoreError> {
-        let reroute = move |read: &dyn Read| Ok((reroute(read, id, &to)?, ()));
+        let now = self.core().now();
+        let reroute = move |read: &dyn Read| Ok((reroute(read, id, &to, now)?, ()));
         self.core().writer.apply(Class::Acknowledged, 0, reroute).await
     }
 }
@@ -223,7 +225,12 @@ fn drop_agenda_keys(edit: &mut Edit<'_>, destination: &Destination) -> Result<()
     }
 }
 
-fn reroute(read: &dyn Read, id: JobId, to: &Destination) -> Result<Batch, StoreError> {
+fn reroute(
+    read: &dyn Read,
+    id: JobId,
+    to: &Destination,
+    now: Timestamp,
+) -> Result<Batch, StoreError> {
     let mut edit = Edit::on(read);
     let queue_id = id.queue_id;
     if let Some((mut incoming, before)) = load::<_, Incoming, _>(read, &INCOMING, queue_id)? {
@@ -241,6 +248,7 @@ fn reroute(read: &dyn Read, id: JobId, to: &Destination) -> Result<Batch, StoreE
     if is_open(&job) {
         edit.unready(id, &job);
         job.destination = to.clone();
+        job.due = job.due.min(now);
         if message.held.is_none() {
             edit.ready(id, &job);
         }
