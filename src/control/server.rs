@@ -440,7 +440,12 @@ impl Visit {
         if reset && !self.is_trusted() {
             return self.fail(NOT_TRUSTED, 64).await;
         }
-        self.fail("this version keeps no figures for mailstats yet", 69).await
+        let statistics = match reset {
+            true => self.desk.house.store.reset_statistics().await?,
+            false => self.desk.house.store.statistics()?,
+        };
+        self.say(&Answer::Statistics(statistics)).await?;
+        self.done(0).await
     }
 
     async fn purge_hosts(&mut self) -> Result<(), Ending> {

@@ -133,6 +133,18 @@ with Scenario("commands") as s:
     expect(0, ["-bO"], out=rb"\nSmartHost=\[127\.0\.0\.1\]:\d+  \(command line\)\n")
     expect(0, ["-d0.1", "-bv", "a@x.example"], out=rb"^Version kvmta/\S+\n Compiled with: .*SYSTEM IDENTITY.*\$j = ")
 
+    mailstats = s.dir / "mailstats"
+    mailstats.symlink_to(KVMTA)
+
+    def stats(*args):
+        return subprocess.run([mailstats, f"-oQ{kvmta.dir}", *args], capture_output=True, text=True, timeout=60)
+    r = stats()
+    s.check(r.returncode == 0 and re.search(r"^Statistics from .*\n M   msgsfr .*\n 3 +[1-9]\d* +[1-9]\d*K .*  local\n( .*\n)* 8 .*  relay\n=+\n T .*\n C ", r.stdout), "mailstats", r)
+    r = stats("-p")
+    s.check(r.returncode == 0 and re.match(r"\d+ \d+\n 3 ", r.stdout), "mailstats -p", r)
+    r = stats("-P")
+    s.check(re.fullmatch(r"\d+ \d+\n T +0 +0 +0 +0 +0 +0 +0\n C +0 +0 +0\n", r.stdout), "mailstats -p began anew", r)
+
     # One queue has one daemon.
     t0 = time.monotonic()
     other = s.background(kvmta.dir, "-O", f"DaemonPortOptions=Port={free_port()},Addr={LOCAL}")
