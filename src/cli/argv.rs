@@ -173,10 +173,12 @@ impl Invocation {
 /// # Errors
 /// [`UsageError`], the first fault found.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
-    let mut args = args.into_iter();
+    let mut args = args.into_iter().peekable();
     let name = args.next().unwrap_or_default();
     let program = name.to_string_lossy().rsplit('/').next().unwrap_or_default().to_owned();
-    if program == "mailstats" {
+    let first = args.peek().map(|word| word.to_string_lossy().into_owned());
+    let asks_about_us = matches!(first.as_deref(), Some("--version" | "--help"));
+    if program == "mailstats" && !asks_about_us {
         let words = args.map(|word| word.to_string_lossy().into_owned()).collect();
         return super::mailstats::parse(program, words);
     }

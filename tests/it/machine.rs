@@ -187,8 +187,9 @@ fn serve_one(listener: &TcpListener, rcpt: &str) -> String {
                 continue;
             }
         };
-        stream.get_mut().write_all(reply.as_bytes()).unwrap();
-        if line == ".\r\n" {
+        // A client that has said QUIT may be gone.
+        let written = stream.get_mut().write_all(reply.as_bytes());
+        if written.is_err() || line == ".\r\n" {
             return text;
         }
     }

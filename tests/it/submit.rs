@@ -172,8 +172,8 @@ fn precedence_by_the_p_lines() {
     let words = |config: &mut Config| {
         config.precedences.insert("slow".into(), -7);
     };
-    let (entry, said) = submitted(words, to(&["a@b.example"]), true, text).unwrap();
-    let size = said.replace('\n', "\r\n").len() as i64;
+    let (entry, _) = submitted(words, to(&["a@b.example"]), true, text).unwrap();
     assert_eq!(entry.envelope.precedence, -7);
-    assert_eq!(entry.envelope.priority, size + 7 * 1800 + 30_000);
+    // The size as it came, with LF line ends.
+    assert_eq!(entry.envelope.priority, text.len() as i64 + 7 * 1800 + 30_000);
 }

@@ -68,6 +68,8 @@ const QUIET_ROUNDS: u32 = 3;
 const TURNS: u32 = 100;
 /// Rounds after which something is taken to run in circles.
 const ROUNDS_MAX: u32 = 200_000;
+/// Times of quiet after which a file that is not as expected will not be.
+const FILE_ROUNDS_MAX: u32 = 1000;
 
 /// What hosts saw.
 #[derive(Default)]
@@ -526,6 +528,13 @@ impl Play {
             "crash" => self.crash()?,
             "expect" => {
                 self.quiet().await;
+                // A file is written by a thread of its own, which no queue and no event tells of.
+                for _ in 0..FILE_ROUNDS_MAX {
+                    if !rest.starts_with("file ") || self.expect(rest).is_ok() {
+                        break;
+                    }
+                    self.quiet().await;
+                }
                 return self.expect(rest);
             }
             _ => return Err("not a step".into()),
