@@ -386,10 +386,10 @@ impl Maillog {
         self.write(8, Severity::Info, None, text);
     }
 
-    /// `daemon MTA: listening on 192.0.2.1:25`. Level 9.
+    /// `daemon MTA: listening on 192.0.2.1:25`. Level 10: log analysers that know sendmail do not know it.
     pub fn listening(&self, daemon: &str, address: std::net::SocketAddr) {
         let text = format_args!("daemon {daemon}: listening on {address}");
-        self.write(9, Severity::Info, None, text);
+        self.write(10, Severity::Info, None, text);
     }
 
     /// `stopping daemon, reason=signal`. Level 1.

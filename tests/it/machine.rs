@@ -68,7 +68,7 @@ impl Place {
     }
 
     fn daemon(&self, arguments: &[&str]) -> Daemon {
-        let mut all = vec!["-bD", "-q15m"];
+        let mut all = vec!["-bD", "-q15m", "-OLogLevel=10"];
         all.extend(arguments);
         Daemon::start(self.command(&all))
     }
@@ -307,7 +307,7 @@ fn a_supervisor_gives_the_socket_and_hears_how_we_are() {
     };
     // A connection that was there first waits and is served.
     let mut early = Client::new(address);
-    let mut command = activated(&place, &listener, &["-bD", "-q15m"], &notify);
+    let mut command = activated(&place, &listener, &["-bD", "-q15m", "-OLogLevel=10"], &notify);
     let mut daemon = Daemon::start({
         command.env("WATCHDOG_USEC", "50000");
         command

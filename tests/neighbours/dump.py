@@ -77,9 +77,8 @@ with Scenario("dump") as s:
     s.check(len(theirs) == len(ours) and not wrong, "sendmail's mailq shows the same", list(wrong.items())[:2])
     s.check(all(status and status.startswith("Deferred: Connection refused") for _, _, _, status, _ in ours.values()),
             "with the reason", list(ours.values())[:2])
-    longer = {id: int(ours[id][0]) - int(theirs[id][0]) for id in ours if id in theirs}
-    lines = {id: sum(1 for _ in (spool / f"df{id}").open("rb")) for id in longer}
-    s.check(longer == lines, "sizes differ by the line ends alone", (longer, lines))
+    differ = [(id, row, theirs[id]) for id, row in ours.items() if id in theirs and row[0] != theirs[id][0]]
+    s.check(not differ, "and the same sizes", differ[:2])
 
     sink.start()
     run = sendmail("-q", "-v", "-oT1000d")
