@@ -54,6 +54,15 @@ impl Envelope {
         self.body_len().saturating_sub(self.body_lines)
     }
 
+    /// Whether its sender may be warned of a delay: not of reports, bulk mail, the null path, and not the owners and request
+    /// addresses of lists, which are machines (sendmail's dowarn).
+    pub fn may_warn(&self) -> bool {
+        let Some(sender) = self.reverse_path.mailbox() else { return false };
+        let sender = sender.local_part().to_ascii_lowercase();
+        let person = !sender.starts_with("owner-") && !sender.ends_with("-request");
+        person && self.timeouts != TimeoutClass::Dsn && self.precedence >= 0
+    }
+
     /// Whether it is a report of ours: never answered, and its timeouts are those of class dsn.
     pub fn is_report(&self) -> bool {
         self.reverse_path.is_null() && self.relay.is_empty()

@@ -13,7 +13,9 @@ use jiff::tz::TimeZone;
 use super::House;
 use super::audience::Audience;
 use super::dead_letter;
+use super::deadline;
 use super::schedule::{News, Waiting};
+use crate::config::{GivingUp, QueueTimeouts};
 use crate::deliver::{self, Manner};
 use crate::mail::address::Address;
 use crate::mail::job::{Destination, Job, JobId};
@@ -92,12 +94,14 @@ impl Ended {
 pub(super) enum Errand {
     /// Reports were accepted while judging.
     Accepted(Vec<Accepted>),
+    /// Jobs of a destination that failed were judged.
+    Judged { destination: Arc<Destination>, accepted: Vec<Accepted>, next: deadline::Next },
+    /// Failures of a message were reported, or are to be at `next`.
+    Reported { id: QueueId, accepted: Vec<Accepted>, next: Option<Timestamp> },
     /// AGENDA keys were moved.
     AgendaMoved,
     /// There was nothing to do.
     Done,
-    /// The failures of this message could not be reported now, as its job is being attempted.
-    ReportLater(QueueId),
     /// The store refused.
     Failed(StoreError),
 }
@@ -105,7 +109,13 @@ pub(super) enum Errand {
 /// Carries one job from the queue to its next state.
 pub(super) async fn run_job(house: House, order: Order) -> Ended {
     let id = order.id.queue_id;
-    match walk(&house, order).await {
+    let ended = match walk(&house, order).await {
+        Err(error @ StoreError::Damaged { .. }) => {
+            set_aside(&house, id, &error).await.map(|()| Ended::nothing())
+        }
+        ended => ended,
+    };
+    match ended {
         Ok(ended) => ended,
         Err(error) => {
             let text = format!("queue: {error}; the job stays queued");
@@ -113,6 +123,25 @@ pub(super) async fn run_job(house: House, order: Order) -> Ended {
             Ended { again: Again::Later, ..Ended::nothing() }
         }
     }
+}
+
+/// A message of which something is damaged is held with the reason: trying again mends nothing, and it must not be lost.
+///
+/// # Errors
+/// Of the store: then it is as before.
+pub(super) async fn set_aside(
+    house: &House,
+    id: QueueId,
+    error: &StoreError,
+) -> Result<(), StoreError> {
+    let reason = error.to_string();
+    if house.store.set_aside(id, reason.clone()).await? {
+        house.maillog.quarantined(id, &reason);
+    } else {
+        // Its own record shows as a held message; or another job of it was here first.
+        house.maillog.warning(Some(id), &format!("queue: {reason}; it is not attempted"));
+    }
+    Ok(())
 }
 
 async fn walk(house: &House, mut order: Order) -> Result<Ended, StoreError> {
@@ -136,7 +165,7 @@ async fn walk(house: &House, mut order: Order) -> Result<Ended, StoreError> {
     let transcript = |line: &str| audience.say(line);
     let sink: Option<&(dyn Fn(&str) + Send + Sync)> =
         if audience.is_empty() { None } else { Some(&transcript) };
-    let Met { attempt, farewell, started } = attempt(house, &job, &order, sink).await?;
+    let Met { attempt, farewell, started, damaged } = attempt(house, &job, &order, sink).await?;
     match attempt {
         Attempt::Unreachable(report) => {
             unreachable(house, job, order, report, started, &audience).await
@@ -149,6 +178,9 @@ async fn walk(house: &House, mut order: Order) -> Result<Ended, StoreError> {
                 audience.say(line);
             }
             let ended = settle_outcomes(house, &job, &order, outcomes, started).await?;
+            if let Some(error) = damaged {
+                set_aside(house, order.id.queue_id, &error).await?;
+            }
             if order.troubled {
                 answers_again(house, &order).await?;
             }
@@ -183,6 +215,8 @@ struct Met {
     /// The end of the dialogue, which is shown after the outcomes.
     farewell: Vec<String>,
     started: Timestamp,
+    /// Something of the message is damaged, and it was found out in the middle.
+    damaged: Option<StoreError>,
 }
 
 async fn attempt(
@@ -194,7 +228,7 @@ async fn attempt(
     let started = house.world.clock.now();
     // Held until the attempt is over: what stopped us before is tried alone.
     let _begun = house.store.begin(job).await?;
-    let unasked = |attempt| Met { attempt, farewell: Vec::new(), started };
+    let unasked = |attempt| Met { attempt, farewell: Vec::new(), started, damaged: None };
     let hops = match route::hops(&house.world, &house.config, &job.destination).await {
         Ok(hops) => hops,
         Err(report) if report.status.class() == StatusClass::Permanent => {
@@ -226,12 +260,14 @@ async fn attempt(
             }
         }
     }
-    if let Some(error) = attempted.own_trouble {
+    if let Some(error) = &attempted.own_trouble {
         // The outcomes that were learnt are settled; what was not tried counts as deferred.
         let text = format!("{error} in the middle of an attempt");
         house.maillog.warning(Some(job.id.queue_id), &text);
     }
-    Ok(Met { attempt: attempted.attempt, farewell: attempted.farewell, started })
+    let is_damage = |error: &StoreError| matches!(error, StoreError::Damaged { .. });
+    let damaged = attempted.own_trouble.filter(is_damage);
+    Ok(Met { attempt: attempted.attempt, farewell: attempted.farewell, started, damaged })
 }
 
 async fn settle_outcomes(
@@ -347,7 +383,7 @@ async fn unreachable(
         audience.say(&verbose::unreachable(recipients, &report));
     }
     let mut accepted = Vec::new();
-    if !judges_each(&order.settings, order.interval) {
+    if !judges_each(house, &order.settings, order.interval) {
         // First the job: a destination without a READY job has no row to note its failure in.
         house.store.park(vec![order.id]).await?;
     } else {
@@ -368,9 +404,17 @@ async fn unreachable(
 }
 
 /// Whether a destination that cannot be reached is a failed attempt of each of its jobs by itself: in a run with timeouts of its
-/// own, and without an interval, when nothing but an explicit run tries again.
-pub(super) fn judges_each(settings: &RunSettings, interval: Option<Duration>) -> bool {
-    interval.is_none() || !settings.is_empty()
+/// own; without an interval, when nothing but an explicit run tries again; and when mail is given up at its first failure.
+pub(super) fn judges_each(
+    house: &House,
+    settings: &RunSettings,
+    interval: Option<Duration>,
+) -> bool {
+    let at_once = |timeouts: &QueueTimeouts| match timeouts.giving_up {
+        GivingUp::After(length) => length.is_zero(),
+        GivingUp::Now => true,
+    };
+    interval.is_none() || !settings.is_empty() || house.config.queue_timeouts.iter().any(at_once)
 }
 
 /// Notes the failure of a destination; several attempts that fail together count once. Returns when to try again: without an
@@ -384,22 +428,24 @@ async fn destination_failed(
 ) -> Result<Timestamp, StoreError> {
     let now = house.world.clock.now();
     let Some(interval) = interval else { return Ok(now) };
-    let before = house.store.destination(destination)?;
-    let noted_meanwhile = |state: &DestinationState| {
-        state.not_before > now && state.last.as_ref().is_some_and(|last| last.at >= started)
+    let base = interval.max(house.config.min_queue_age);
+    let (longest, jitter) = (house.config.max_queue_age, 1.0 + fastrand::f64() / 10.0);
+    let report = report.clone();
+    let next = move |before: Option<&DestinationState>| {
+        let noted_meanwhile = |state: &&DestinationState| {
+            state.not_before > now && state.last.as_ref().is_some_and(|last| last.at >= started)
+        };
+        if before.filter(noted_meanwhile).is_some() {
+            return None;
+        }
+        let failures = before.map_or(0, |state| state.failures).saturating_add(1);
+        let doubled = base.saturating_mul(1 << (failures - 1).min(16));
+        let wait = longest.map_or(base, |max| base.max(doubled.min(max)));
+        let not_before = now.after(wait.mul_f64(jitter));
+        Some(DestinationState { not_before, failures, last: Some(report.clone()) })
     };
-    if let Some(state) = before.as_ref().filter(|state| noted_meanwhile(state)) {
-        return Ok(state.not_before);
-    }
-    let failures = before.map_or(0, |state| state.failures).saturating_add(1);
-    let config = &house.config;
-    let base = interval.max(config.min_queue_age);
-    let doubled = base.saturating_mul(1 << (failures - 1).min(16));
-    let wait = config.max_queue_age.map_or(base, |max| base.max(doubled.min(max)));
-    let until = now.after(wait.mul_f64(1.0 + fastrand::f64() / 10.0));
-    let state = DestinationState { not_before: until, failures, last: Some(report.clone()) };
-    house.store.set_destination(destination, state).await?;
-    Ok(until)
+    let state = house.store.destination_failed(destination, next).await?;
+    Ok(state.map_or(now, |state| state.not_before))
 }
 
 /// These jobs go to the scheduled form without an attempt of their own; their claims last until that is durable.
@@ -409,6 +455,21 @@ pub(super) async fn park(house: House, waiting: Vec<Waiting<Claim>>) -> Errand {
         Ok(()) => Errand::AgendaMoved,
         Err(error) => Errand::Failed(error),
     }
+}
+
+/// Jobs of a destination that failed, whose time is over by now.
+pub(super) async fn judge_overdue(
+    house: House,
+    destination: Arc<Destination>,
+    place: deadline::Place,
+    interval: Option<Duration>,
+) -> Errand {
+    let judged = deadline::judge_some(&house, &destination, place, interval).await;
+    let (accepted, next) = judged.unwrap_or_else(|error| {
+        house.maillog.warning(None, &format!("queue: {error}; deadlines are judged later"));
+        (Vec::new(), deadline::Next::Again)
+    });
+    Errand::Judged { destination, accepted, next }
 }
 
 /// These jobs waited for a destination that proved unreachable, and that is an attempt of each ([`judges_each`]).
@@ -425,7 +486,13 @@ pub(super) async fn judge_unreachable(
             let occasion = Occasion::Attempted(Attempt::Unreachable(report.clone()));
             Ok(judge(&house, &job, occasion, settings, interval).await?.settled.accepted)
         };
-        match judged.await {
+        let judged = match judged.await {
+            Err(error @ StoreError::Damaged { .. }) => {
+                set_aside(&house, waiting.id.queue_id, &error).await.map(|()| Vec::new())
+            }
+            judged => judged,
+        };
+        match judged {
             Ok(reports) => accepted.extend(reports),
             // Their claims go, and they are found in the store again.
             Err(error) => return Errand::Failed(error),
@@ -452,6 +519,12 @@ pub(super) async fn defer(house: House, id: JobId, interval: Option<Duration>) -
     };
     match deferred.await {
         Ok(accepted) => Errand::Accepted(accepted),
+        Err(error @ StoreError::Damaged { .. }) => {
+            match set_aside(&house, id.queue_id, &error).await {
+                Ok(()) => Errand::Done,
+                Err(error) => Errand::Failed(error),
+            }
+        }
         Err(error) => Errand::Failed(error),
     }
 }

@@ -1,150 +1,266 @@
-//! Messages whose time is over: warned about or given up, after an attempt that ended past the deadline.
+//! Jobs whose time is over while their destination is down: their senders are warned, or they are given up.
 //!
-//! Settle judges the deadlines of a job that met something of its own. What is left are jobs whose destination as
-//! such is down: nothing of theirs changes when it fails, so their deadlines are read here, from DEADLINE, oldest
-//! first. Days of downtime bounce nothing untried: a message is given up only if its destination failed *after*
-//! the deadline, and one whose next attempt is far off is made due.
+//! Settle judges the deadlines of a job that met something of its own, and makes it due at its next deadline at the latest. What is left
+//! are jobs whose destination as such is down: nothing of theirs changes when it fails, so whenever it does, those whose deadline had
+//! passed by then are read from DEADLINE and judged. Days of downtime bounce nothing untried, and a destination that is dead costs a
+//! few short reads for each failure of it, however much waits behind it.
+//!
+//! Which destinations failed is kept in memory; at the start, and when there were too many to remember, all of them are gone through.
 
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::House;
-use super::attempt::{Errand, Occasion, judge};
-use crate::config::GivingUp;
+use super::attempt::{self, Occasion, judge};
+use crate::config::{Config, GivingUp};
 use crate::mail::envelope::TimeoutClass;
-use crate::mail::job::{Entry, EntryJob, JobId};
-use crate::mail::outcome::Attempt;
-use crate::mail::queue_id::QueueId;
+use crate::mail::job::{Destination, JobId};
+use crate::mail::outcome::{Attempt, Report};
 use crate::mail::time::Timestamp;
 use crate::settle::RunSettings;
-use crate::store::{Accepted, StoreError};
+use crate::store::{Accepted, Store, StoreError};
 
-/// Messages read at once.
+/// Jobs that one errand judges at most.
+const JOBS_AT_ONCE: usize = 500;
+/// Octets of reports from which an errand ends: they are in memory until they are offered to the window.
+const OCTETS_AT_ONCE: usize = 8 << 20;
+/// Destinations remembered; beyond it all are gone through once more.
+const REMEMBERED_MAX: usize = 10_000;
+/// Rows of DEST read at once.
 const PAGE: usize = 500;
+/// How soon a destination is looked at again of which a job was in somebody's hands, or the store refused.
+const PAUSE: Duration = Duration::from_secs(10);
 
-/// Judges every message whose deadline has passed.
-pub(super) async fn judge_all(house: House, interval: Option<Duration>) -> Errand {
-    match judge_classes(&house, interval).await {
-        Ok(accepted) => Errand::Accepted(accepted),
-        Err(error) => Errand::Failed(error),
+/// Destinations that failed and whose jobs are still to be judged.
+#[derive(Default)]
+pub(super) struct Deadlines {
+    /// To be looked at now, in turn.
+    due: VecDeque<(Arc<Destination>, Place)>,
+    /// To be looked at once more: the pause is always the same, so they are in order of time.
+    later: VecDeque<(Instant, Arc<Destination>)>,
+    /// Those in `due` and `later`.
+    known: HashSet<Arc<Destination>>,
+    walk: Walk,
+}
+
+/// How far all destinations were gone through.
+#[derive(Default)]
+enum Walk {
+    /// Behind this one is what is left.
+    #[default]
+    Start,
+    After(Destination),
+    Done,
+}
+
+/// How far the jobs of a destination were looked at.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Place {
+    /// Which of [`stages`].
+    stage: usize,
+    after: Option<(Timestamp, JobId)>,
+    /// A job before it was in somebody's hands.
+    busy: bool,
+}
+
+/// What is left to do for a destination.
+pub(super) enum Next {
+    Nothing,
+    /// There are more jobs.
+    At(Place),
+    /// A job was in somebody's hands: from the start, after a pause.
+    Again,
+}
+
+impl Deadlines {
+    /// The destination failed just now.
+    pub(super) fn failed(&mut self, destination: &Arc<Destination>) {
+        self.remember(destination.clone(), Place::default());
+    }
+
+    /// What an errand left to do.
+    pub(super) fn looked_at(&mut self, destination: Arc<Destination>, next: Next) {
+        match next {
+            Next::Nothing => {}
+            Next::At(place) => self.remember(destination, place),
+            Next::Again if self.known.insert(destination.clone()) => {
+                self.later.push_back((Instant::now() + PAUSE, destination));
+            }
+            Next::Again => {}
+        }
+    }
+
+    fn remember(&mut self, destination: Arc<Destination>, place: Place) {
+        if self.known.len() >= REMEMBERED_MAX {
+            self.walk = Walk::Start;
+        } else if self.known.insert(destination.clone()) {
+            self.due.push_back((destination, place));
+        }
+    }
+
+    /// The next destination to look at. Reads on in DEST when there is none.
+    pub(super) fn next(
+        &mut self,
+        store: &Store,
+    ) -> Result<Option<(Arc<Destination>, Place)>, StoreError> {
+        while let Some((at, _)) = self.later.front()
+            && *at <= Instant::now()
+            && let Some((_, destination)) = self.later.pop_front()
+        {
+            self.due.push_back((destination, Place::default()));
+        }
+        if self.due.is_empty() {
+            self.read_on(store)?;
+        }
+        let next = self.due.pop_front();
+        if let Some((destination, _)) = &next {
+            self.known.remove(destination);
+        }
+        Ok(next)
+    }
+
+    fn read_on(&mut self, store: &Store) -> Result<(), StoreError> {
+        let after = match &self.walk {
+            Walk::Done => return Ok(()),
+            Walk::Start => None,
+            Walk::After(destination) => Some(destination),
+        };
+        let (found, last) = store.in_trouble(after, PAGE)?;
+        self.walk = last.map_or(Walk::Done, Walk::After);
+        for destination in found {
+            self.failed(&Arc::new(destination));
+        }
+        Ok(())
+    }
+
+    /// How long there is nothing to do; none when nothing is left.
+    pub(super) fn rest(&self) -> Option<Duration> {
+        if !self.due.is_empty() || !matches!(self.walk, Walk::Done) {
+            return Some(Duration::ZERO);
+        }
+        self.later.front().map(|(at, _)| at.saturating_duration_since(Instant::now()))
     }
 }
 
-async fn judge_classes(
-    house: &House,
-    interval: Option<Duration>,
-) -> Result<Vec<Accepted>, StoreError> {
-    let now = house.world.clock.now();
-    let mut accepted = Vec::new();
-    for (class, timeouts) in TimeoutClass::ALL.into_iter().zip(house.config.queue_timeouts) {
+/// What may be judged of a job: its class, whether nothing but giving up is left, and the age from which it is.
+fn stages(config: &Config) -> impl Iterator<Item = (TimeoutClass, bool, Duration)> {
+    TimeoutClass::ALL.into_iter().zip(config.queue_timeouts).flat_map(|(class, timeouts)| {
         let giving_up = match timeouts.giving_up {
             GivingUp::After(length) => length,
             GivingUp::Now => Duration::ZERO,
         };
-        for (warned, length) in
-            [(false, Some(giving_up)), (true, Some(giving_up)), (false, timeouts.warn)]
-        {
-            let Some(length) = length else { continue };
-            let passed = now.before(length);
-            let mut after = None;
-            loop {
-                let page = house.store.deadlines(class, warned, passed, after, PAGE)?;
-                for id in &page {
-                    accepted.extend(judge_message(house, *id, length, interval).await?);
+        let warning = timeouts.warn.filter(|length| !length.is_zero());
+        [Some((class, false, giving_up)), Some((class, true, giving_up))]
+            .into_iter()
+            .chain([warning.map(|length| (class, false, length))])
+            .flatten()
+    })
+}
+
+/// Judges those jobs of a destination whose deadline had passed when it failed, a part of them at a time.
+pub(super) async fn judge_some(
+    house: &House,
+    destination: &Destination,
+    mut place: Place,
+    interval: Option<Duration>,
+) -> Result<(Vec<Accepted>, Next), StoreError> {
+    let mut accepted = Vec::new();
+    let (mut left, mut octets) = (JOBS_AT_ONCE, 0usize);
+    let state = house.store.destination(destination)?;
+    // It answers again.
+    let Some(report) = state.and_then(|state| state.last) else {
+        return Ok((accepted, Next::Nothing));
+    };
+    for (class, warned, length) in stages(&house.config).skip(place.stage) {
+        let before = report.at.before(length);
+        loop {
+            let after = place.after;
+            let page = house.store.overdue(destination, class, warned, before, after, left)?;
+            let is_last = page.len() < left;
+            for (arrival, id) in page {
+                match judge_job(house, id, destination, &report, interval).await? {
+                    Some(reports) => {
+                        octets += reports.iter().map(octets_of).sum::<usize>();
+                        accepted.extend(reports);
+                    }
+                    None => place.busy = true,
                 }
-                match page.last() {
-                    Some(last) if page.len() == PAGE => after = Some(*last),
-                    _ => break,
+                place.after = Some((arrival, id));
+                left -= 1;
+                if left == 0 || octets >= OCTETS_AT_ONCE {
+                    return Ok((accepted, Next::At(place)));
                 }
             }
+            if is_last {
+                break;
+            }
         }
+        place = Place { stage: place.stage + 1, after: None, ..place };
     }
-    Ok(accepted)
+    Ok((accepted, if place.busy { Next::Again } else { Next::Nothing }))
 }
 
-async fn judge_message(
-    house: &House,
-    id: QueueId,
-    length: Duration,
-    interval: Option<Duration>,
-) -> Result<Vec<Accepted>, StoreError> {
-    let Some(entry) = house.store.entry(id)? else { return Ok(Vec::new()) };
-    if entry.held.is_some() {
-        return Ok(Vec::new());
-    }
-    let deadline = entry.envelope.arrival.after(length);
-    let mut accepted = Vec::new();
-    let mut after = None;
-    loop {
-        let jobs = match entry.jobs.is_empty() {
-            true => house.store.jobs(id, after, PAGE)?,
-            false => entry.jobs.clone(),
-        };
-        for job in &jobs {
-            accepted.extend(judge_job(house, &entry, job, deadline, interval).await?);
-        }
-        match jobs.last() {
-            Some(last) if entry.jobs.is_empty() => after = Some(last.number),
-            _ => return Ok(accepted),
-        }
-    }
+fn octets_of(report: &Accepted) -> usize {
+    report.bytes.as_ref().map_or(0, |bytes| bytes.len())
 }
 
+/// The reports made; none when the job is in somebody's hands: its settle judges the deadline, but it may end without one.
 async fn judge_job(
     house: &House,
-    entry: &Entry,
-    job: &EntryJob,
-    deadline: Timestamp,
+    id: JobId,
+    destination: &Destination,
+    report: &Report,
     interval: Option<Duration>,
-) -> Result<Vec<Accepted>, StoreError> {
-    if !job.recipients.iter().any(|recipient| recipient.state.is_open()) {
-        return Ok(Vec::new());
-    }
-    let id = JobId { queue_id: entry.id, number: job.number };
-    let trouble = house.store.destination(&job.destination)?.and_then(|state| state.last);
-    match trouble.filter(|report| report.at >= deadline) {
-        Some(report) => {
-            // Claimed: an attempt is under way, and its settle judges the deadline.
-            let Some(claim) = house.store.claim(id) else { return Ok(Vec::new()) };
-            let Some(job) = house.store.job(id)? else { return Ok(Vec::new()) };
-            let occasion = Occasion::Attempted(Attempt::Unreachable(report));
-            let judged = judge(house, &job, occasion, RunSettings::default(), interval).await?;
-            drop(claim);
-            Ok(judged.settled.accepted)
+) -> Result<Option<Vec<Accepted>>, StoreError> {
+    let Some(claim) = house.store.claim(id) else { return Ok(None) };
+    let judged = async {
+        let Some(job) = house.store.job(id)? else { return Ok(Vec::new()) };
+        if job.destination != *destination {
+            return Ok(Vec::new());
         }
-        None if job.last_attempt < Some(deadline) && job.due > house.world.clock.now() => {
-            house.store.reschedule(vec![entry.id], house.world.clock.now()).await?;
+        let occasion = Occasion::Attempted(Attempt::Unreachable(report.clone()));
+        let judged = judge(house, &job, occasion, RunSettings::default(), interval).await?;
+        Ok(judged.settled.accepted)
+    };
+    let judged = match judged.await {
+        Err(error @ StoreError::Damaged { .. }) => {
+            attempt::set_aside(house, id.queue_id, &error).await?;
             Ok(Vec::new())
         }
-        None => Ok(Vec::new()),
-    }
+        judged => judged,
+    };
+    drop(claim);
+    judged.map(Some)
 }
 
-/// Failures of this message have waited long enough: they are reported now, whatever its open recipients do.
-pub(super) async fn report(house: House, id: QueueId, interval: Option<Duration>) -> Errand {
-    let reported = async {
-        let nothing = || Ok(Errand::Done);
-        let Some(entry) = house.store.entry(id)? else { return nothing() };
-        let first = match entry.jobs.is_empty() {
-            true => house.store.jobs(id, None, 1)?.pop(),
-            false => entry
-                .jobs
-                .into_iter()
-                .find(|job| job.recipients.iter().any(|recipient| recipient.state.is_open())),
-        };
-        let Some(job) = first else { return nothing() };
-        let id = JobId { queue_id: id, number: job.number };
-        // Claimed: its own settle finds the failures, but it may end without one, when its destination is down.
-        let Some(claim) = house.store.claim(id) else {
-            return Ok(Errand::ReportLater(id.queue_id));
-        };
-        let Some(job) = house.store.job(id)? else { return nothing() };
-        let settings = RunSettings::default();
-        let judged = judge(&house, &job, Occasion::Deadline, settings, interval).await?;
-        drop(claim);
-        Ok(Errand::Accepted(judged.settled.accepted))
-    };
-    match reported.await {
-        Ok(errand) => errand,
-        Err(error) => Errand::Failed(error),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::job::Mailer;
+
+    fn to(n: usize) -> Arc<Destination> {
+        Arc::new(Destination { mailer: Mailer::Esmtp, next_hop: format!("d{n}.example") })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_destination_waits_once_and_too_many_are_gone_through_again() {
+        let mut deadlines = Deadlines { walk: Walk::Done, ..Deadlines::default() };
+        assert_eq!(deadlines.rest(), None);
+        deadlines.failed(&to(1));
+        deadlines.failed(&to(1));
+        assert_eq!((deadlines.due.len(), deadlines.rest()), (1, Some(Duration::ZERO)));
+        deadlines.due.clear();
+        deadlines.known.clear();
+        deadlines.looked_at(to(1), Next::Again);
+        deadlines.looked_at(to(1), Next::Again);
+        assert_eq!((deadlines.later.len(), deadlines.rest()), (1, Some(PAUSE)));
+        for n in 0..=REMEMBERED_MAX {
+            deadlines.failed(&to(n));
+        }
+        assert_eq!(deadlines.known.len(), REMEMBERED_MAX);
+        assert!(matches!(deadlines.walk, Walk::Start));
     }
 }

@@ -1,8 +1,8 @@
 //! STATION queue: which job is tried when, and the life of one job.
 //!
 //! [`schedule`] is the active window, [`order`] what goes first in it, both pure;
-//! [`run`] are explicit runs; [`deadline`] judges messages whose time is over;
-//! [`interrupted`] names what an unclean stop interrupted;
+//! [`run`] are explicit runs, [`runs`] those under way; [`deadline`] judges jobs whose time is over;
+//! [`report`] has failures reported in time; [`interrupted`] names what an unclean stop interrupted;
 //! [`runner`] holds the loop and the life of one job. Everything else is in the store: what does not fit into
 //! the window is found there again, and a crash loses nothing but the order of the next few seconds.
 
@@ -13,8 +13,10 @@ mod dead_letter;
 mod deadline;
 mod interrupted;
 pub mod order;
+mod report;
 pub mod run;
 pub mod runner;
+mod runs;
 pub mod schedule;
 
 use std::sync::Arc;

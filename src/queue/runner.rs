@@ -24,16 +24,17 @@ use tokio::time::Instant;
 use super::House;
 use super::attempt::{self, Again, Ended, Errand, Order};
 use super::audience::Audience;
-use super::deadline;
+use super::deadline::Deadlines;
 use super::interrupted;
-use super::order::{Facts, Rank, Ranking};
-use super::run::{ActiveRun, Choice, Numbering, Progress, Run, RunRequest};
+use super::order::{Rank, Ranking};
+use super::report::{self, Reports};
+use super::run::{Progress, RunRequest};
+use super::runs::{ActiveRun, Choice, Runs};
 use super::schedule::{Limits, Offer, RunId, Schedule, Start, Waiting};
 use crate::config::Config;
 use crate::mail::job::{Destination, Entry, EntryJob, JobId};
 use crate::mail::outcome::Report;
 use crate::mail::queue_id::QueueId;
-use crate::mail::status::EnhancedStatus;
 use crate::mail::time::Timestamp;
 use crate::settle::RunSettings;
 use crate::store::{Accepted, Claim, FARTHEST, Far, StoreError};
@@ -50,12 +51,6 @@ const LANES_FED: usize = 64;
 const SLICE: usize = 500;
 /// How soon the AGENDA is looked at again after a settle may have moved it.
 const AGENDA_SOON: Duration = Duration::from_millis(200);
-/// How often deadlines are judged.
-const DEADLINES_EVERY: Duration = Duration::from_secs(10);
-/// Messages with failures to report that are remembered; others are reported with their next settle.
-const REPORTS_DUE_MAX: usize = 20_000;
-/// How soon a message is looked at again whose failures could not be reported, because its job was being attempted.
-const REPORT_PAUSE: Duration = Duration::from_secs(10);
 /// How long the loop rests at most: a clock set forward is noticed by then.
 const REST_MAX: Duration = Duration::from_secs(30);
 /// An interval that no daemon lives to see.
@@ -140,19 +135,16 @@ pub struct Runner {
     /// What each attempt's task is about, should it panic.
     about: HashMap<Id, (Arc<Destination>, JobId, Option<RunId>)>,
     errands: JoinSet<Errand>,
-    /// Judges deadlines; empty when that is not being done.
+    /// Judges jobs of a destination that failed; empty when that is not being done.
     judges: JoinSet<Errand>,
     /// Jobs that wait for a closed destination: parked together at the end of the turn.
     closed: Vec<Waiting<Claim>>,
     /// Destinations whose AGENDA keys may stand too early: moved together at the end of the turn.
     idle: BTreeSet<Arc<Destination>>,
-    runs: HashMap<RunId, ActiveRun>,
-    next_run: RunId,
+    runs: Runs,
     agenda_at: Instant,
-    deadlines_at: Instant,
-    /// Messages whose failures are to be reported at this time at the latest; lost with a crash, and then reported
-    /// with the message's next settle.
-    reports_due: BTreeSet<(Timestamp, QueueId)>,
+    deadlines: Deadlines,
+    reports: Reports,
     incoming: Incoming,
     /// What an unclean stop interrupted stands in the log.
     is_named: bool,
@@ -181,11 +173,10 @@ impl Runner {
             judges: JoinSet::new(),
             closed: Vec::new(),
             idle: BTreeSet::new(),
-            runs: HashMap::new(),
-            next_run: 1,
+            runs: Runs::default(),
             agenda_at: Instant::now(),
-            deadlines_at: Instant::now() + DEADLINES_EVERY,
-            reports_due: BTreeSet::new(),
+            deadlines: Deadlines::default(),
+            reports: Reports::default(),
             incoming: Incoming::From(Instant::now()),
             is_named: false,
             queue_run_at: (!config.delivery_mode.is_immediate()).then(Instant::now),
@@ -245,7 +236,7 @@ impl Runner {
                     }
                     self.requested(request);
                 }
-                () = store.unfolded() => self.agenda_after(Duration::ZERO),
+                () = store.readied() => self.agenda_after(Duration::ZERO),
                 () = tokio::time::sleep(rest) => {}
             }
         }
@@ -325,7 +316,7 @@ impl Runner {
     fn fresh(&mut self, accepted: Accepted, run: Option<RunId>) {
         let now = self.now();
         // -v forces HoldExpensive off.
-        let watched = run.and_then(|run| self.runs.get(&run)).is_some_and(|run| run.run.verbose);
+        let watched = run.and_then(|run| self.runs.get_mut(run)).is_some_and(|run| run.run.verbose);
         for (job, claim) in accepted.jobs {
             let destination = job.destination.clone();
             let id = job.id;
@@ -345,7 +336,7 @@ impl Runner {
             let waiting = Waiting { id, job, bytes, run, rank, hold: claim };
             match self.schedule.offer_fresh(&destination, waiting, now) {
                 Ok(()) => {
-                    if let Some(run) = run.and_then(|run| self.runs.get_mut(&run)) {
+                    if let Some(run) = run.and_then(|run| self.runs.get_mut(run)) {
                         run.outstanding += 1;
                     }
                 }
@@ -394,44 +385,22 @@ impl Runner {
     }
 
     fn requested(&mut self, request: RunRequest) {
-        let id = self.next_run;
-        self.next_run += 1;
         let started = self.now();
         match request {
             RunRequest::Queue { run, progress } => {
-                let same = self
-                    .runs
-                    .values_mut()
-                    .find(|other| other.run == run && other.cursor.is_none() && !other.exhausted);
-                match same {
-                    Some(other) => other.listeners.extend(progress),
-                    None => {
-                        let mut active = ActiveRun::new(run, started, &self.house.config);
-                        active.numbering = self.numbering(&active.run);
-                        active.listeners.extend(progress);
-                        self.runs.insert(id, active);
-                    }
-                }
+                let total = || {
+                    let counts = self.house.store.counts().ok()?;
+                    Some(counts.messages.saturating_sub(counts.held))
+                };
+                self.runs.begin(run, progress, started, &self.house.config, total);
             }
             RunRequest::Message { accepted, verbose, progress } => {
-                let run = Run { verbose, wait: true, ..Run::default() };
-                let mut active = ActiveRun::new(run, started, &self.house.config);
-                active.exhausted = true;
-                active.listeners.push(progress);
-                self.runs.insert(id, active);
+                let config = &self.house.config;
+                let id = self.runs.begin_with_message(verbose, progress, started, config);
                 self.fresh(accepted, Some(id));
-                self.close_run_if_done(id);
+                self.runs.close_if_done(id);
             }
         }
-    }
-
-    /// How a verbose run counts. A total that cannot be read is only left out.
-    fn numbering(&self, run: &Run) -> Option<Numbering> {
-        let total = || {
-            let counts = self.house.store.counts().ok()?;
-            Some(counts.messages.saturating_sub(counts.held))
-        };
-        run.verbose.then(|| Numbering::of(if run.selection.is_limited() { None } else { total() }))
     }
 
     /// Brings into the window what is due and has room. Returns how long there is nothing to do.
@@ -444,47 +413,58 @@ impl Runner {
             self.read_agenda(now)?;
             self.read_ready(now)?;
         }
-        let runs: Vec<RunId> =
-            self.runs.iter().filter(|(_, run)| !run.exhausted).map(|(id, _)| *id).collect();
-        for id in runs {
+        for id in self.runs.unfinished() {
             self.advance_run(id)?;
         }
-        if self.deadlines_at <= Instant::now() {
-            self.deadlines_at = Instant::now() + DEADLINES_EVERY;
-            // Without an interval nothing is tried by itself, so nothing is warned about or given up either.
-            if self.initiative == Initiative::Due
-                && self.interval.is_some()
-                && self.judges.is_empty()
-            {
-                self.judges.spawn(deadline::judge_all(self.house.clone(), self.interval));
-            }
-        }
-        while self.errands.len() < ERRANDS_MAX
-            && let Some((due, id)) =
-                self.reports_due.first().copied().filter(|(due, _)| *due <= now)
-        {
-            self.reports_due.remove(&(due, id));
-            self.errands.spawn(deadline::report(self.house.clone(), id, self.interval));
+        let judging = self.judge(now)?;
+        if rests {
+            return Ok(LOAD_PAUSE.min(judging));
         }
         // Each of these has a cursor that every turn moves on, so a loop without rest ends.
-        if rests {
-            return Ok(LOAD_PAUSE);
-        }
         let more = matches!(self.incoming, Incoming::Reading { .. })
             || !self.schedule.hungry(1).is_empty()
-            || self.runs.values().any(|run| !run.exhausted);
+            || !self.runs.unfinished().is_empty();
         if more && self.schedule.has_room() {
             return Ok(Duration::ZERO);
         }
-        let mut next = self.agenda_at.min(self.deadlines_at);
+        let mut next = self.agenda_at;
         if let Incoming::From(instant) = self.incoming
             && self.initiative == Initiative::Due
             && self.schedule.has_room()
         {
             next = next.min(instant);
         }
-        let report = self.reports_due.first().map_or(REST_MAX, |(due, _)| due.since(now));
-        Ok(next.saturating_duration_since(Instant::now()).min(report).min(REST_MAX))
+        Ok(next.saturating_duration_since(Instant::now()).min(judging))
+    }
+
+    /// Has those judged whose time is over: reports that are due, and jobs of destinations that failed. Returns how long there is
+    /// nothing to do, [`REST_MAX`] at most.
+    fn judge(&mut self, now: Timestamp) -> Result<Duration, StoreError> {
+        let mut rest = REST_MAX;
+        if self.initiative == Initiative::Due {
+            self.reports.read_on(&self.house.store)?;
+        }
+        while self.errands.len() < ERRANDS_MAX
+            && let Some(id) = self.reports.next(now)
+        {
+            self.errands.spawn(report::report(self.house.clone(), id, self.interval));
+        }
+        // Whatever ends while there are too many errands makes another turn.
+        if self.errands.len() < ERRANDS_MAX {
+            rest = rest.min(self.reports.rest(now).unwrap_or(REST_MAX));
+        }
+        // Without an interval nothing is tried by itself, so nothing is warned about or given up either. One at a time, in parts.
+        let judges = self.initiative == Initiative::Due && self.interval.is_some();
+        if judges && self.judges.is_empty() {
+            if let Some((destination, place)) = self.deadlines.next(&self.house.store)? {
+                let house = self.house.clone();
+                let errand = attempt::judge_overdue(house, destination, place, self.interval);
+                self.judges.spawn(errand);
+            } else {
+                rest = rest.min(self.deadlines.rest().unwrap_or(REST_MAX));
+            }
+        }
+        Ok(rest)
     }
 
     /// DeliveryMode q and d: at its time the whole store is looked at, new mail and what is due.
@@ -619,10 +599,9 @@ impl Runner {
         if !self.schedule.has_room() {
             return Ok(());
         }
-        let Some(mut run) = self.runs.remove(&id) else { return Ok(()) };
+        let Some(mut run) = self.runs.take(id) else { return Ok(()) };
         let result = self.advance(&mut run, id);
-        self.runs.insert(id, run);
-        self.close_run_if_done(id);
+        self.runs.put_back(id, run);
         result
     }
 
@@ -642,7 +621,7 @@ impl Runner {
         let entries = self.house.store.list(run.cursor, SLICE)?;
         let at_end = entries.len() < SLICE;
         for entry in entries {
-            if entry.held.is_none() && run.run.selection.matches(&entry) {
+            if run.selects(&entry) {
                 let ready = self.ready_jobs(run, &entry)?;
                 if let Choice::Looking(best) = &mut run.choice {
                     if let Some((rank, _)) = ready.first() {
@@ -656,10 +635,7 @@ impl Runner {
             run.cursor = Some(entry.id);
         }
         if at_end {
-            match std::mem::replace(&mut run.choice, Choice::All) {
-                Choice::Looking(best) => run.choice = Choice::Found(best.in_order().collect()),
-                _ => run.exhausted = true,
-            }
+            run.read_to_end();
         }
         Ok(())
     }
@@ -692,32 +668,8 @@ impl Runner {
         run: &ActiveRun,
         entry: &Entry,
     ) -> Result<Vec<(Rank, EntryJob)>, StoreError> {
-        let config = &self.house.config;
-        let load = self.load();
-        let mut ready = Vec::new();
-        for job in self.entry_jobs(entry)? {
-            let open = job.recipients.iter().find(|r| r.state.is_open());
-            let met = job.last_attempt >= Some(run.started)
-                || self.schedule.failed_at(&job.destination) >= Some(run.started);
-            let (min, max) = (config.min_queue_age, config.max_queue_age);
-            let Some(open) = open.filter(|_| !met) else { continue };
-            let retries = i64::from(job.attempts).saturating_mul(config.priority.retry);
-            let priority = entry.envelope.priority.saturating_add(retries);
-            if config.waits_for_load(priority, load)
-                || !run.is_old_enough(&entry.envelope, &job, min, max)
-            {
-                continue;
-            }
-            let rank = run.ranking.rank(&Facts {
-                id: entry.id,
-                envelope: &entry.envelope,
-                priority,
-                last_attempt: job.last_attempt,
-                recipient: Some(&open.address),
-            });
-            ready.push((rank, job));
-        }
-        Ok(ready)
+        let failed_at = |destination: &Destination| self.schedule.failed_at(destination);
+        run.ready_jobs(&self.house, self.load(), entry, failed_at)
     }
 
     /// Offers the jobs of one message; false when the window has no room for one of them.
@@ -747,22 +699,6 @@ impl Runner {
             return self.ranking.of_job(&job, self.house.config.priority.retry);
         }
         self.ranking.unread(id.queue_id)
-    }
-
-    /// The jobs of an entry, read page by page when its list is long.
-    fn entry_jobs(&self, entry: &Entry) -> Result<Vec<EntryJob>, StoreError> {
-        if !entry.jobs.is_empty() || entry.recipients_total == 0 {
-            return Ok(entry.jobs.clone());
-        }
-        let mut jobs = Vec::new();
-        loop {
-            let after = jobs.last().map(|job: &EntryJob| job.number);
-            let page = self.house.store.jobs(entry.id, after, SLICE)?;
-            if page.is_empty() {
-                return Ok(jobs);
-            }
-            jobs.extend(page);
-        }
     }
 
     /// Claims a stored job and offers it.
@@ -815,7 +751,7 @@ impl Runner {
             && let Some(Start { destination, waiting }) = self.schedule.start_next()
         {
             let Waiting { id, job, bytes, run, rank: _, hold } = waiting;
-            let mut active = run.and_then(|run| self.runs.get_mut(&run));
+            let mut active = run.and_then(|run| self.runs.get_mut(run));
             let directory = &self.house.config.queue_directory;
             let heading = active
                 .as_mut()
@@ -873,8 +809,11 @@ impl Runner {
                 self.agenda_after(STORE_PAUSE);
             }
         }
-        if let Some(due) = ended.report_due.filter(|_| self.reports_due.len() < REPORTS_DUE_MAX) {
-            self.reports_due.insert((due, id.queue_id));
+        if let Some(due) = ended.report_due {
+            self.reports.note(due, id.queue_id);
+        }
+        if ended.unreachable.is_some() {
+            self.deadlines.failed(&destination);
         }
         for accepted in ended.accepted {
             self.fresh(accepted, None);
@@ -882,7 +821,7 @@ impl Runner {
         self.send_home(home, ended.unreachable);
         self.advance_agenda_if_idle(&destination);
         if let Some(run) = run {
-            self.job_of_run_ended(run, ended.failed);
+            self.runs.job_ended(run, ended.failed);
         }
     }
 
@@ -892,9 +831,9 @@ impl Runner {
         let mut of_runs = Vec::new();
         for waiting in home {
             of_runs.extend(waiting.run);
-            let run = waiting.run.and_then(|run| self.runs.get(&run));
+            let run = waiting.run.and_then(|run| self.runs.get_mut(run));
             let settings = run.map(|run| run.run.settings.clone()).unwrap_or_default();
-            if attempt::judges_each(&settings, self.interval) {
+            if attempt::judges_each(&self.house, &settings, self.interval) {
                 judged.push((settings, waiting));
             } else {
                 self.closed.push(waiting);
@@ -906,43 +845,32 @@ impl Runner {
         }
         // Only now, as the last one ends its run.
         for run in of_runs {
-            self.job_of_run_ended(run, None);
+            self.runs.job_ended(run, None);
         }
     }
 
-    fn job_of_run_ended(&mut self, id: RunId, failed: Option<EnhancedStatus>) {
-        if let Some(run) = self.runs.get_mut(&id) {
-            run.outstanding -= 1;
-            if let Some(status) = failed {
-                run.failed(status);
-            }
+    /// Reports of ours; what was judged for them may be due at another time.
+    fn accepted(&mut self, reports: Vec<Accepted>) {
+        for report in reports {
+            self.fresh(report, None);
         }
-        self.close_run_if_done(id);
-    }
-
-    fn close_run_if_done(&mut self, id: RunId) {
-        if self.runs.get(&id).is_some_and(|run| run.exhausted && run.outstanding == 0)
-            && let Some(run) = self.runs.remove(&id)
-        {
-            for listener in run.listeners {
-                // A place is kept free for this last word (`Audience`).
-                let _ = listener.try_send(Progress::Done { exit: run.exit });
-            }
-        }
+        self.agenda_after(AGENDA_SOON);
     }
 
     fn errand_done(&mut self, done: Result<Errand, tokio::task::JoinError>) {
         match done {
-            Ok(Errand::Accepted(accepted)) => {
-                for accepted in accepted {
-                    self.fresh(accepted, None);
-                }
-                self.agenda_after(AGENDA_SOON);
-            }
+            Ok(Errand::Accepted(accepted)) => self.accepted(accepted),
             Ok(Errand::AgendaMoved) => self.agenda_after(AGENDA_SOON),
             Ok(Errand::Done) => {}
-            Ok(Errand::ReportLater(id)) => {
-                self.reports_due.insert((self.now().after(REPORT_PAUSE), id));
+            Ok(Errand::Judged { destination, accepted, next }) => {
+                self.deadlines.looked_at(destination, next);
+                self.accepted(accepted);
+            }
+            Ok(Errand::Reported { id, accepted, next }) => {
+                if let Some(due) = next {
+                    self.reports.note(due, id);
+                }
+                self.accepted(accepted);
             }
             Ok(Errand::Failed(error)) => {
                 self.house.maillog.warning(None, &format!("queue: {error}; trying again"));

@@ -168,7 +168,14 @@ impl<'a> Draft<'a> {
             self.verdict.status = None;
             return;
         }
-        let next = self.plan.backoff.retry_at(self.state.envelope.arrival, self.now, jitter);
+        let envelope = self.state.envelope;
+        let mut next = self.plan.backoff.retry_at(envelope.arrival, self.now, jitter);
+        if self.plan.backoff.interval.is_some() {
+            // Deadlines are judged after an attempt: one more is made when the time is over, not an interval later.
+            let timeouts = self.plan.timeouts(envelope.timeouts);
+            let deadline = expiry::next_deadline(timeouts, envelope, self.state.warned, self.now);
+            next = deadline.map_or(next, |deadline| next.min(deadline));
+        }
         self.verdict.retry_at = Some(if attempted { next } else { job.due });
         self.verdict.status = self.verdict.status.take().or_else(|| job.status.clone());
     }

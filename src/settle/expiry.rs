@@ -42,14 +42,24 @@ pub fn retry_until(timeouts: QueueTimeouts, envelope: &Envelope) -> Option<Times
     }
 }
 
-/// The age to warn of, when a warning is due at `now` for a message not yet warned about: not for reports, bulk mail,
-/// the null path, and the owners and request addresses of lists, which are machines.
+/// The age to warn of, when a warning is due at `now` for a message not yet warned about.
 pub fn warns(timeouts: QueueTimeouts, envelope: &Envelope, now: Timestamp) -> Option<Duration> {
     let limit = timeouts.warn.filter(|limit| !limit.is_zero())?;
-    let sender = envelope.reverse_path.mailbox()?.local_part().to_ascii_lowercase();
-    let person = !sender.starts_with("owner-") && !sender.ends_with("-request");
-    let wanted = person && envelope.timeouts != TimeoutClass::Dsn && envelope.precedence >= 0;
-    (wanted && now >= envelope.arrival.after(limit)).then_some(limit)
+    (envelope.may_warn() && now >= envelope.arrival.after(limit)).then_some(limit)
+}
+
+/// The first moment after `now` from which an attempt warns or gives up; none when there is none to come. The next attempt
+/// is due then at the latest.
+pub fn next_deadline(
+    timeouts: QueueTimeouts,
+    envelope: &Envelope,
+    warned: bool,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let warns = timeouts.warn.filter(|limit| !limit.is_zero() && !warned && envelope.may_warn());
+    let warns = warns.map(|limit| envelope.arrival.after(limit));
+    let gives_up = retry_until(timeouts, envelope);
+    [warns, gives_up].into_iter().flatten().filter(|deadline| *deadline > now).min()
 }
 
 /// The last word on a recipient turned into the failure it becomes when given up.

@@ -15,7 +15,7 @@ use super::message::{
 use super::record::Record;
 use super::schema::*;
 use super::{Store, StoreError};
-use crate::mail::envelope::Recipient;
+use crate::mail::envelope::{Recipient, TimeoutClass};
 use crate::mail::job::{Destination, EntryJob, JobId};
 use crate::mail::loading::Attempts;
 use crate::mail::outcome::HostOutcome;
@@ -277,15 +277,30 @@ impl<'a> Check<'a> {
         what: &str,
         message: &Message,
     ) -> Result<(), StoreError> {
-        let in_deadline = self.is_there(&DEADLINE, super::edit::deadline(id, message))?;
         let in_held = self.is_there(&HELD, id)?;
         let rests = message.held.is_some();
-        let (want_deadline, want_held) = match message.is_removed() {
-            true => (false, false),
-            false => (!rests, rests),
-        };
-        if in_deadline != want_deadline || in_held != want_held {
-            let detail = format!("held {rests}, in DEADLINE {in_deadline}, in HELD {in_held}");
+        if in_held != (rests && !message.is_removed()) {
+            self.say("I5", what, format!("held {rests}, in HELD {in_held}"));
+        }
+        Ok(())
+    }
+
+    /// DEADLINE has one row for a job in READY and none for another, and it is not that of one who needs no warning when he does.
+    fn judged(
+        &mut self,
+        what: &str,
+        id: JobId,
+        message: &Message,
+        job: &EntryJob,
+        in_ready: bool,
+    ) -> Result<(), StoreError> {
+        let term = message.term();
+        let row = |last| (&job.destination, term.class, last, term.arrival, id);
+        let first = self.is_there(&DEADLINE, row(false))?;
+        let last = self.is_there(&DEADLINE, row(true))?;
+        if u8::from(first) + u8::from(last) != u8::from(in_ready) || (last && !term.is_last(job)) {
+            let detail =
+                format!("job {} in DEADLINE: {first}, {last}; in READY: {in_ready}", job.number);
             self.say("I5", what, detail);
         }
         Ok(())
@@ -306,6 +321,11 @@ impl<'a> Check<'a> {
             let in_ready = self.is_there(&READY, (&job.destination, job.due, job_id))?;
             if in_ready != (is_open(job) && message.held.is_none()) {
                 self.say("I3", what, format!("job {n} in READY: {in_ready}"));
+            }
+            self.judged(what, job_id, message, job, in_ready)?;
+            let owes = unreported_since(job).is_some();
+            if owes != self.is_there(&UNREPORTED, job_id)? {
+                self.say("I6", what, format!("job {n} in UNREPORTED: {}", !owes));
             }
         }
         if !jobs.iter().any(|job| is_open(job) || unreported_since(job).is_some()) {
@@ -345,6 +365,7 @@ impl<'a> Check<'a> {
             if job_id.number < next && in_ready != (is_open(&job) && !is_held) {
                 check.say("I3", &name, format!("job {} in READY: {in_ready}", job.number));
             }
+            check.judged(&name, job_id, message, &job, in_ready)?;
             Ok(())
         })?;
         if removed {
@@ -402,7 +423,12 @@ impl<'a> Check<'a> {
     }
 
     fn unreported(&mut self, id: JobId, _: Value) -> Result<(), StoreError> {
-        if !self.is_there(&RECIPIENTS, id)? {
+        let message = self.other::<_, Message, _>(&MESSAGE, id.queue_id)?;
+        let is_there = match message.map(|message| message.shape) {
+            Some(Shape::Inline(jobs)) => jobs.iter().any(|job| job.number == id.number),
+            Some(Shape::List(_)) | None => self.is_there(&RECIPIENTS, id)?,
+        };
+        if !is_there {
             self.say("I6", format!("UNREPORTED {id:?}"), "there is no such job");
         }
         Ok(())
@@ -502,20 +528,21 @@ impl<'a> Check<'a> {
 
     fn deadline(
         &mut self,
-        (class, warned, arrival, id): (
-            crate::mail::envelope::TimeoutClass,
-            bool,
-            Timestamp,
-            QueueId,
-        ),
+        (destination, class, _, arrival, id): (Destination, TimeoutClass, bool, Timestamp, JobId),
         _: Value,
     ) -> Result<(), StoreError> {
-        let message = self.other::<_, Message, _>(&MESSAGE, id)?;
-        let fits = message.is_some_and(|message| {
-            super::edit::deadline(id, &message) == (class, warned, arrival, id)
+        let message = self.other::<_, Message, _>(&MESSAGE, id.queue_id)?;
+        let message = message.filter(|message| {
+            let term = message.term();
+            (term.class, term.arrival) == (class, arrival)
         });
-        if !fits {
-            self.say("I5", format!("DEADLINE {arrival:?} {id}"), "is not that of a message");
+        let job = match message {
+            None => None,
+            Some(message) => super::delivery::job_of(self.read, id, &message)?,
+        };
+        // Whether it is in READY, and has but this row, is said where the message is walked.
+        if !job.is_some_and(|job| is_open(&job) && job.destination == destination) {
+            self.say("I5", format!("DEADLINE {destination} {id:?}"), "there is no such open job");
         }
         Ok(())
     }

@@ -167,9 +167,9 @@ fn checkpoint(
         keep_one_open(&mut job, &before);
     }
     if moved && message.held.is_none() {
-        edit.ready(id, &job);
+        edit.ready(id, message.term(), &job);
     }
-    super::settle::put_job(&mut edit, queue_id, &mut message, job)?;
+    super::jobs::put_job(&mut edit, queue_id, &mut message, job)?;
     if let Some(stops) = mark.filter(|_| moved) {
         edit.put(&INFLIGHT, id, &stops);
     }

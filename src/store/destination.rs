@@ -16,21 +16,72 @@ use crate::mail::time::Timestamp;
 
 /// Hosts looked at, and at most forgotten, by one batch.
 const PURGE_SLICE: usize = 500;
-/// Keys of AGENDA read at a time in the search for a lost one.
-const AGENDA_SLICE: usize = 1000;
 
 impl Store {
-    /// What is kept of a destination.
+    /// What is kept of a destination; none, too, when that cannot be read: then it is asked once more.
     ///
     /// # Errors
-    /// `Damaged`, `Unavailable`.
+    /// `Unavailable`.
     pub fn destination(
         &self,
         destination: &Destination,
     ) -> Result<Option<DestinationState>, StoreError> {
         let snapshot = self.core().writer.snapshot()?;
-        let row = load::<_, DestinationRow, _>(&*snapshot, &DEST, destination)?;
-        Ok(row.map(|(row, _)| row.state))
+        Ok(known(&*snapshot, destination)?.map(|row| row.state))
+    }
+
+    /// Destinations found down at their last attempt as such, in order, after `after`. Up to `limit` rows are read; with the
+    /// last one read, none at the end.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    pub fn in_trouble(
+        &self,
+        after: Option<&Destination>,
+        limit: usize,
+    ) -> Result<(Vec<Destination>, Option<Destination>), StoreError> {
+        let snapshot = self.core().writer.snapshot()?;
+        let (mut start, end) = DEST.all();
+        if let Some(after) = after {
+            start = key::after(DEST.key(after));
+        }
+        let rows = snapshot.range(&start..&end, limit, false)?;
+        let (mut found, mut last) = (Vec::new(), None);
+        for (key, value) in rows {
+            let destination = parse(&DEST, &key)?;
+            last = Some(destination.clone());
+            if DestinationRow::decode(&value).is_ok_and(|row| row.state.last.is_some()) {
+                found.push(destination);
+            }
+        }
+        Ok((found, last))
+    }
+
+    /// The destination could not be reached: `next` makes its new state of the present one, or none when there is nothing new. It is
+    /// asked in the writer's thread, so no failure is counted twice or not at all. Durable; gives the state there is then. The row
+    /// goes when no READY job is left.
+    ///
+    /// # Errors
+    /// `Full`, `Unavailable`, `Closing`.
+    pub async fn destination_failed(
+        &self,
+        destination: &Destination,
+        mut next: impl FnMut(Option<&DestinationState>) -> Option<DestinationState> + Send + 'static,
+    ) -> Result<Option<DestinationState>, StoreError> {
+        let core = self.core();
+        let name = destination.clone();
+        let failed = move |read: &dyn Read| {
+            let before = known(read, &name)?.map(|row| row.state);
+            match next(before.as_ref()) {
+                Some(state) => Ok((set(read, &name, Some(&state))?, Some(state))),
+                None => Ok((Batch::default(), before)),
+            }
+        };
+        let state = core.writer.apply(Class::Acknowledged, 0, failed).await?;
+        if let Some(state) = &state {
+            core.remember(destination, state.not_before, core.now());
+        }
+        Ok(state)
     }
 
     /// The destination was tried or found down: new state, and its one AGENDA key moves to
@@ -166,8 +217,12 @@ fn advanced(
     read: &dyn Read,
     destination: &Destination,
 ) -> Result<Option<DestinationState>, StoreError> {
-    let Some((row, _)) = load::<_, DestinationRow, _>(read, &DEST, destination)? else {
+    if read.get(&DEST.key(destination))?.is_none() {
         return Ok(None);
+    }
+    // One that cannot be read is written anew.
+    let Some(row) = known(read, destination)? else {
+        return Ok(Some(DestinationRow::fresh().state));
     };
     let (start, end) = READY.under(destination);
     let first = read.keys(&start..&end, 1, false)?;
@@ -183,15 +238,7 @@ fn set(
     state: Option<&DestinationState>,
 ) -> Result<Batch, StoreError> {
     let mut edit = Edit::on(read);
-    let mut row = match load::<_, DestinationRow, _>(read, &DEST, destination) {
-        Ok(row) => row.map_or_else(DestinationRow::fresh, |(row, _)| row),
-        Err(StoreError::Damaged { .. }) => {
-            // A host too many is asked; what the record no longer tells is where the AGENDA key is.
-            drop_agenda_keys(&mut edit, destination)?;
-            DestinationRow::fresh()
-        }
-        Err(error) => return Err(error),
-    };
+    let mut row = edit.destination(destination)?.unwrap_or_else(DestinationRow::fresh);
     if let Some(state) = state {
         row.state = state.clone();
     }
@@ -211,17 +258,12 @@ fn set(
     edit.finish()
 }
 
-fn drop_agenda_keys(edit: &mut Edit<'_>, destination: &Destination) -> Result<(), StoreError> {
-    let (mut start, end) = AGENDA.all();
-    loop {
-        let keys = edit.read().keys(&start..&end, AGENDA_SLICE, false)?;
-        let Some(last) = keys.last() else { return Ok(()) };
-        start = key::after(last.clone());
-        for key in keys {
-            if parse(&AGENDA, &key)?.1 == *destination {
-                edit.delete_key(key);
-            }
-        }
+/// The row of a destination; none when there is none, or it cannot be read.
+fn known(read: &dyn Read, destination: &Destination) -> Result<Option<DestinationRow>, StoreError> {
+    match load(read, &DEST, destination) {
+        Ok(row) => Ok(row.map(|(row, _)| row)),
+        Err(StoreError::Damaged { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -246,15 +288,15 @@ fn reroute(
         return Ok(Batch::default());
     };
     if is_open(&job) {
-        edit.unready(id, &job);
+        edit.unready(id, message.term(), &job);
         job.destination = to.clone();
         job.due = job.due.min(now);
         if message.held.is_none() {
-            edit.ready(id, &job);
+            edit.ready(id, message.term(), &job);
         }
     }
     job.destination = to.clone();
-    super::settle::put_job(&mut edit, queue_id, &mut message, job)?;
+    super::jobs::put_job(&mut edit, queue_id, &mut message, job)?;
     if let Shape::Inline(_) = message.shape {
         edit.put(&MESSAGE, queue_id, &message);
     }

@@ -1,7 +1,7 @@
 //! An edit: one batch in the making, on the state it will be applied to.
 //!
 //! Operations say what they mean (this job is ready, that message is scheduled), the edit keeps the tables behind it in
-//! step: DEADLINE, HELD, COUNT and BODYGEN with the message, DEST and AGENDA with READY (I3, I4, I5, I8, I9). The last word on a
+//! step: HELD, COUNT and BODYGEN with the message, DEADLINE, DEST and AGENDA with READY (I3, I4, I5, I8, I9). The last word on a
 //! key counts, so an operation may take back what it did before. Nothing is written until the batch of
 //! [`Edit::finish`] is committed.
 
@@ -10,13 +10,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::StoreError;
 use super::engine::{Batch, Check, Key, Read, Value};
 use super::key::{Decode, Encode, Table};
-use super::message::{Body, DestinationRow, Incoming, Message, Shape};
+use super::message::{Body, DestinationRow, Incoming, Message, Shape, Term, unreported_since};
 use super::record::{Record, damaged};
 use super::schema::*;
 use crate::mail::envelope::Envelope;
 use crate::mail::job::{Destination, EntryJob, JobId};
 use crate::mail::queue_id::QueueId;
 use crate::mail::time::Timestamp;
+
+/// Keys of AGENDA read at a time in the search for a lost one.
+const AGENDA_SLICE: usize = 1000;
 
 /// One batch in the making.
 pub struct Edit<'a> {
@@ -117,18 +120,29 @@ impl<'a> Edit<'a> {
         }
     }
 
-    /// The job is to be attempted at its due time.
-    pub fn ready(&mut self, id: JobId, job: &EntryJob) {
+    /// The job is to be attempted at its due time, and judged by its message's term.
+    pub fn ready(&mut self, id: JobId, term: Term, job: &EntryJob) {
         self.mark(&READY, (&job.destination, job.due, id));
+        self.judged(id, term, job);
         self.touched.insert(job.destination.clone());
     }
 
     /// The job is not to be attempted.
-    pub fn unready(&mut self, id: JobId, job: &EntryJob) {
+    pub fn unready(&mut self, id: JobId, term: Term, job: &EntryJob) {
+        for last in [false, true] {
+            self.delete(&DEADLINE, (&job.destination, term.class, last, term.arrival, id));
+        }
         self.unready_at(&job.destination, job.due, id);
     }
 
-    /// As [`Edit::unready`], by the key.
+    /// The one row in DEADLINE of a job that is ready.
+    pub fn judged(&mut self, id: JobId, term: Term, job: &EntryJob) {
+        let last = term.is_last(job);
+        self.mark(&DEADLINE, (&job.destination, term.class, last, term.arrival, id));
+        self.delete(&DEADLINE, (&job.destination, term.class, !last, term.arrival, id));
+    }
+
+    /// Takes a row of READY away by its key, and leaves DEADLINE to the caller.
     pub fn unready_at(&mut self, destination: &Destination, due: Timestamp, id: JobId) {
         self.delete(&READY, (destination, due, id));
         self.touched.insert(destination.clone());
@@ -163,12 +177,12 @@ impl<'a> Edit<'a> {
         }
     }
 
-    /// A new row of MESSAGE with everything that belongs to it but READY (and, of a long list, RECIPIENTS).
+    /// A new row of MESSAGE with everything that belongs to it but READY and DEADLINE (and, of a long list, RECIPIENTS).
     pub fn enter(&mut self, id: QueueId, message: &Message) {
         self.put(&MESSAGE, id, message);
         self.count_message(message, 1);
         self.count_body(message, 1);
-        self.enter_schedule(id, message);
+        self.enter_held(id, message);
         if let Shape::List(list) = &message.shape
             && list.is_under_work()
         {
@@ -181,12 +195,19 @@ impl<'a> Edit<'a> {
         self.delete(&MESSAGE, id);
         if !message.is_removed() {
             self.count_message(message, -1);
-            self.leave_schedule(id, message);
+            self.leave_held(id, message);
         }
         self.count_body(message, -1);
-        if let Shape::List(_) = message.shape {
-            self.delete(&LISTS, id);
-            self.delete(&PROGRESS, id);
+        match &message.shape {
+            Shape::Inline(jobs) => {
+                for job in jobs.iter().filter(|job| unreported_since(job).is_some()) {
+                    self.delete(&UNREPORTED, JobId { queue_id: id, number: job.number });
+                }
+            }
+            Shape::List(_) => {
+                self.delete(&LISTS, id);
+                self.delete(&PROGRESS, id);
+            }
         }
     }
 
@@ -198,23 +219,28 @@ impl<'a> Edit<'a> {
         self.put(&MESSAGE, id, message);
     }
 
-    /// DEADLINE or HELD, as the message is (I5).
-    pub fn enter_schedule(&mut self, id: QueueId, message: &Message) {
+    /// HELD, if the message is (I5).
+    pub fn enter_held(&mut self, id: QueueId, message: &Message) {
         if message.held.is_some() {
             self.mark(&HELD, id);
             self.count(COUNT_HELD, 1);
-        } else {
-            self.mark(&DEADLINE, deadline(id, message));
         }
     }
 
-    /// Takes back [`Edit::enter_schedule`]; before `held` or `warned` change.
-    pub fn leave_schedule(&mut self, id: QueueId, message: &Message) {
+    /// Takes back [`Edit::enter_held`]; before `held` changes.
+    pub fn leave_held(&mut self, id: QueueId, message: &Message) {
         if message.held.is_some() {
             self.delete(&HELD, id);
             self.count(COUNT_HELD, -1);
-        } else {
-            self.delete(&DEADLINE, deadline(id, message));
+        }
+    }
+
+    /// The row in UNREPORTED of a job, as it was before and is now (I6).
+    pub fn owes(&mut self, id: JobId, before: &EntryJob, now: &EntryJob) {
+        match (unreported_since(before).is_some(), unreported_since(now).is_some()) {
+            (false, true) => self.mark(&UNREPORTED, id),
+            (true, false) => self.delete(&UNREPORTED, id),
+            (false, false) | (true, true) => {}
         }
     }
 
@@ -225,10 +251,17 @@ impl<'a> Edit<'a> {
     }
 
     fn count_body(&mut self, message: &Message, sign: i64) {
-        let generation = message.body.generation;
-        *self.adds.entry(BODYGEN.key((generation, BODY_MESSAGES))).or_default() += sign;
-        *self.adds.entry(BODYGEN.key((generation, BODY_OCTETS))).or_default() +=
-            sign * octets(&message.envelope);
+        self.count_bodies(message.body.generation, sign, sign * octets(&message.envelope));
+    }
+
+    /// A message whose record cannot be read has its body in this generation no more.
+    pub fn count_out_body(&mut self, generation: u32, octets: u64) {
+        self.count_bodies(generation, -1, -i64::try_from(octets).unwrap_or(i64::MAX));
+    }
+
+    fn count_bodies(&mut self, generation: u32, messages: i64, octets: i64) {
+        *self.adds.entry(BODYGEN.key((generation, BODY_MESSAGES))).or_default() += messages;
+        *self.adds.entry(BODYGEN.key((generation, BODY_OCTETS))).or_default() += octets;
     }
 
     /// Whether this batch takes the last message out of a generation.
@@ -275,26 +308,58 @@ impl<'a> Edit<'a> {
     /// the last, and the key moves when a job is due before it. It does not move when jobs go: early is allowed.
     fn follow(&mut self, destination: &Destination) -> Result<(), StoreError> {
         let range = READY.under(destination);
-        let row: Option<(DestinationRow, _)> = load(self.read, &DEST, destination)?;
+        let row = self.destination(destination)?;
         let added = self.changes.range(range.0.clone()..range.1.clone());
         let mut added = added.filter(|(_, value)| value.is_some()).map(|(key, _)| key);
         let Some(first) = added.next() else {
-            if let (false, Some((row, _))) = (self.any_left(&range)?, row) {
-                self.delete(&DEST, destination);
-                if let Some(time) = row.agenda {
-                    self.delete(&AGENDA, (time, destination));
+            match (self.any_left(&range)?, row) {
+                (false, Some(row)) => {
+                    self.delete(&DEST, destination);
+                    if let Some(time) = row.agenda {
+                        self.delete(&AGENDA, (time, destination));
+                    }
                 }
+                // It could not be read: it is written anew, with a key that costs one look.
+                (true, Some(mut row)) if row.agenda.is_none() => {
+                    self.move_agenda(destination, &mut row, Some(Timestamp::ZERO));
+                    self.put(&DEST, destination, &row);
+                }
+                (true, _) | (false, None) => {}
             }
             return Ok(());
         };
         let due = parse(&READY, first)?.1;
-        let mut row = row.map_or_else(DestinationRow::fresh, |(row, _)| row);
+        let mut row = row.unwrap_or_else(DestinationRow::fresh);
         let wanted = due.max(row.state.not_before);
         if row.agenda.is_none_or(|time| time > wanted) {
             self.move_agenda(destination, &mut row, Some(wanted));
             self.put(&DEST, destination, &row);
         }
         Ok(())
+    }
+
+    /// The row of a destination; none when there is none. One that cannot be read is a fresh one: a host too many is asked, and
+    /// nobody waits for the damage. What the record no longer tells is where its AGENDA key is: all that name it go.
+    pub fn destination(
+        &mut self,
+        destination: &Destination,
+    ) -> Result<Option<DestinationRow>, StoreError> {
+        match load(self.read, &DEST, destination) {
+            Ok(row) => return Ok(row.map(|(row, _)| row)),
+            Err(StoreError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let (mut start, end) = AGENDA.all();
+        loop {
+            let keys = self.read.keys(&start..&end, AGENDA_SLICE, false)?;
+            let Some(last) = keys.last() else { return Ok(Some(DestinationRow::fresh())) };
+            start = super::key::after(last.clone());
+            for key in keys {
+                if parse(&AGENDA, &key)?.1 == *destination {
+                    self.delete_key(key);
+                }
+            }
+        }
     }
 
     /// Moves the destination's one AGENDA key; the caller puts the row.
@@ -312,14 +377,6 @@ impl<'a> Edit<'a> {
         }
         row.agenda = to;
     }
-}
-
-/// The key of a message in DEADLINE.
-pub fn deadline(
-    id: QueueId,
-    message: &Message,
-) -> (crate::mail::envelope::TimeoutClass, bool, Timestamp, QueueId) {
-    (message.envelope.timeouts, message.warned, message.envelope.arrival, id)
 }
 
 /// Lengths of pieces that fill two, four, eight, sixteen pages of the engine with its overhead, since a value that spills over takes the

@@ -277,7 +277,7 @@ async fn accept_message(core: &Core, id: QueueId, message: &Message) -> Result<(
         edit.count_all(statistics::accepted(&message.envelope, message.held.is_some()));
         if let (Shape::Inline(jobs), None) = (&message.shape, &message.held) {
             for job in jobs {
-                edit.ready(JobId { queue_id: id, number: job.number }, job);
+                edit.ready(JobId { queue_id: id, number: job.number }, message.term(), job);
             }
         }
         Ok((edit.finish()?, ()))

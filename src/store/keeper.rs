@@ -243,7 +243,7 @@ impl Hands {
         let (done, id) = match list {
             List::Work(id) => {
                 let done = self.core.work_on_list(id).await;
-                self.core.unfolded.notify_one();
+                self.core.readied.notify_one();
                 (done, id)
             }
             List::Forget(id) => (self.core.forget_staged(id).await, id),

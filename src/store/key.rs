@@ -316,6 +316,7 @@ macro_rules! tuple {
 tuple!(A a, B b);
 tuple!(A a, B b, C c);
 tuple!(A a, B b, C c, D d);
+tuple!(A a, B b, C c, D d, E e);
 
 #[cfg(test)]
 mod tests {

@@ -17,7 +17,7 @@ use super::edit::{Edit, load, parse};
 use super::engine::{Batch, Check, Read};
 use super::keeper::Errand;
 use super::key::{self, KeyRange};
-use super::message::{Change, List, Message, Shape, Sweep, is_open};
+use super::message::{Change, List, Message, Shape, Sweep, Term, is_open};
 use super::read::Rows;
 use super::record::{Record, damaged};
 use super::schema::*;
@@ -224,11 +224,12 @@ fn slice(
     let Some((mut message, before)) = load::<_, Message, _>(read, &MESSAGE, id)? else {
         return nothing();
     };
+    let term = message.term();
     let Shape::List(mut list) = message.shape else { return nothing() };
     let mut edit = Edit::on(read);
     edit.check(Check::Equals(MESSAGE.key(id), before));
     match list.sweep {
-        Some(sweep) => sweep_slice(&mut edit, id, &mut list, sweep)?,
+        Some(sweep) => sweep_slice(&mut edit, id, term, &mut list, sweep)?,
         None if list.unfolding => unfold_slice(&mut edit, id, &message, &mut list, now)?,
         None => {}
     }
@@ -251,6 +252,7 @@ fn slice(
 fn sweep_slice(
     edit: &mut Edit<'_>,
     id: QueueId,
+    term: Term,
     list: &mut List,
     sweep: Sweep,
 ) -> Result<(), StoreError> {
@@ -264,14 +266,14 @@ fn sweep_slice(
         next = job_id.number.saturating_add(1);
         let mut job = EntryJob::decode(&value)
             .map_err(|error| damaged(super::edit::describe("RECIPIENTS", &key), error))?;
-        edit.unready(job_id, &job);
+        edit.unready(job_id, term, &job);
         match sweep.change {
             Change::Rest => {}
             Change::Due(due) => {
                 if is_open(&job) {
                     job.due = due;
                     edit.put(&RECIPIENTS, job_id, &job);
-                    edit.ready(job_id, &job);
+                    edit.ready(job_id, term, &job);
                 }
             }
             Change::Remove => {
@@ -351,7 +353,7 @@ fn unfold_slice(
         if is_open(&job) {
             list.open_jobs += 1;
             if message.held.is_none() {
-                edit.ready(job_id, &job);
+                edit.ready(job_id, message.term(), &job);
             }
         }
     }

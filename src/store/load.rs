@@ -94,7 +94,7 @@ impl Intake {
                     staging.keep();
                     core.leave(Errand::List(id));
                 }
-                None => core.unfolded.notify_one(),
+                None => core.readied.notify_one(),
             }
         }
         Ok(loaded)
@@ -121,7 +121,7 @@ fn batch(
     match &message.shape {
         Shape::Inline(jobs) => {
             for job in jobs.iter().filter(|job| message.held.is_none() && is_open(job)) {
-                edit.ready(JobId { queue_id: id, number: job.number }, job);
+                edit.ready(JobId { queue_id: id, number: job.number }, message.term(), job);
             }
         }
         Shape::List(_) if *attempts != Attempts::default() => edit.put(&PROGRESS, id, attempts),

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::DestinationState;
-use crate::mail::envelope::{Envelope, Recipient, RecipientState};
+use crate::mail::envelope::{Envelope, Recipient, RecipientState, TimeoutClass};
 use crate::mail::job::{BodyRef, Destination, EntryJob, Job, JobId};
 use crate::mail::queue_id::QueueId;
 use crate::mail::time::Timestamp;
@@ -49,6 +49,25 @@ pub struct Body {
     pub generation: u32,
     /// Key of its chunks, when it is not the message's own queue ID.
     pub key: Option<QueueId>,
+}
+
+/// What of a message decides where its jobs stand in DEADLINE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// Which timeouts it has.
+    pub class: TimeoutClass,
+    /// From when they count.
+    pub arrival: Timestamp,
+    /// Its sender may still be warned.
+    pub warns: bool,
+}
+
+impl Term {
+    /// Whether nothing but giving up is left to judge of this job: it stays so, once it is.
+    pub fn is_last(self, job: &EntryJob) -> bool {
+        let wanted = |r: &Recipient| r.state.is_open() && r.notify.delay();
+        !(self.warns && job.recipients.iter().any(wanted))
+    }
 }
 
 /// Where the jobs of a message are.
@@ -163,6 +182,12 @@ impl Incoming {
 }
 
 impl Message {
+    /// When its jobs are judged.
+    pub fn term(&self) -> Term {
+        let warns = !self.warned && self.envelope.may_warn();
+        Term { class: self.envelope.timeouts, arrival: self.envelope.arrival, warns }
+    }
+
     /// Whether it is being removed: nobody sees it any more.
     pub fn is_removed(&self) -> bool {
         matches!(&self.shape, Shape::List(list) if list.is_removed())

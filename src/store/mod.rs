@@ -9,7 +9,7 @@
 //! | `list` | unfolding of long lists into jobs, and operators' changes to them |
 //! | `delivery` | [`Store::claim`], [`Store::job`], [`Store::read_body`], [`Store::checkpoint`] |
 //! | `inflight` | [`Store::begin`], [`Store::interrupted`], [`Store::forget_interrupted`]: what an unclean stop interrupts |
-//! | `settle` | [`Store::settle`] |
+//! | `settle` | [`Store::settle`]; what it changes in `jobs`, its reports in `report` |
 //! | `park` | [`Store::park`]: from INCOMING to the schedule |
 //! | `destination` | [`Store::set_destination`], [`Store::reroute`], [`Store::set_host`] |
 //! | `operate` | [`Store::hold`], [`Store::release`], [`Store::remove`], [`Store::reschedule`], [`Store::operate`] |
@@ -38,6 +38,7 @@ pub mod history;
 mod ids;
 mod inflight;
 mod intake;
+mod jobs;
 mod keeper;
 mod key;
 mod list;
@@ -48,6 +49,7 @@ mod park;
 mod read;
 mod record;
 mod recover;
+mod report;
 mod reserve;
 pub mod schema;
 mod settle;
@@ -174,8 +176,8 @@ struct Core {
     down: Mutex<HashMap<Destination, Timestamp>>,
     /// Jobs whose records turned out to be damaged: not offered again.
     quarantine: Mutex<HashSet<JobId>>,
-    /// Told when jobs of a long list have become ready.
-    unfolded: tokio::sync::Notify,
+    /// Told when jobs have become ready that nobody was given: of a long list, or by an operator.
+    readied: tokio::sync::Notify,
     errands: tokio::sync::mpsc::UnboundedSender<Errand>,
     options: StoreOptions,
 }
@@ -300,10 +302,10 @@ pub struct Counts {
 }
 
 impl Store {
-    /// Resolves when jobs of a long list or of a loaded message have become ready since the last call, so that AGENDA is worth a look.
-    /// For one listener.
-    pub async fn unfolded(&self) {
-        self.core().unfolded.notified().await;
+    /// Resolves when jobs of a long list, of a loaded message, or of what an operator changed have become ready since the last call, so
+    /// that AGENDA is worth a look. For one listener.
+    pub async fn readied(&self) {
+        self.core().readied.notified().await;
     }
 
     /// How long the oldest unacknowledged lazy batch may wait.

@@ -10,11 +10,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::edit::{Edit, load};
+use super::edit::{Edit, counter, load};
 use super::engine::{Batch, Check, Key, Read};
 use super::keeper::Errand;
 use super::key;
 use super::message::{Change, Incoming, Message, Shape, Sweep, is_open};
+use super::record::Record;
 use super::schema::*;
 use super::writer::Class;
 use super::{Core, Store, StoreError};
@@ -67,6 +68,21 @@ impl Store {
         Ok(self.operate(ids, Command::Hold(reason), PATIENCE).await?.len() as u64)
     }
 
+    /// Sets a message aside that cannot be attempted because something of it is damaged: as [`Store::hold`], but without waiting for whoever
+    /// has it in hand, and without moving its body. Durable. False when it is held already, gone, or its own record cannot be read
+    /// (then it shows as held, and is not offered again).
+    ///
+    /// # Errors
+    /// `Full`, `Unavailable`, `Closing`.
+    pub async fn set_aside(&self, id: QueueId, reason: String) -> Result<bool, StoreError> {
+        let core = self.core();
+        let now = core.now();
+        let aside = move |read: &dyn Read| set_aside(read, id, &reason, now);
+        let sum = core.writer.apply(Class::Acknowledged, 0, aside).await?;
+        sum.lists.into_iter().for_each(|id| core.leave(Errand::List(id)));
+        Ok(!sum.messages.is_empty())
+    }
+
     /// Puts held messages back, due at once. Durable. Gives how many were held.
     ///
     /// # Errors
@@ -102,12 +118,7 @@ impl Store {
         command: Command,
         patience: Duration,
     ) -> Result<Vec<QueueId>, StoreError> {
-        let done = self.core().command(ids, command.clone(), patience).await;
-        if !matches!(command, Command::Hold(_) | Command::Remove) {
-            // Jobs may be due earlier than whoever looks at AGENDA expects.
-            self.core().unfolded.notify_one();
-        }
-        done
+        self.core().command(ids, command, patience).await
     }
 
     /// Waits until no job of the message is in flight, `patience` at most.
@@ -176,6 +187,10 @@ impl Core {
             self.give_incoming(sum.freed);
             sum.emptied.into_iter().for_each(|g| self.leave(Errand::Generation(g)));
             sum.lists.into_iter().for_each(|id| self.leave(Errand::List(id)));
+            if !matches!(command, Command::Hold(_) | Command::Remove) {
+                // Jobs may be due earlier than whoever looks at AGENDA expects.
+                self.readied.notify_one();
+            }
             if let Command::Remove = command {
                 for id in sum.damaged {
                     if self.remove_damaged(id).await? > 0 {
@@ -189,8 +204,39 @@ impl Core {
 
     async fn remove_damaged(&self, id: QueueId) -> Result<u64, StoreError> {
         let elsewhere = keys_elsewhere(&*self.writer.snapshot()?, id)?;
-        let forget = move |read: &dyn Read| forget_damaged(read, id, &elsewhere);
-        self.writer.apply(Class::Acknowledged, 0, forget).await
+        let body = self.body_of_damaged(id).await?;
+        let forget = move |read: &dyn Read| forget_damaged(read, id, &elsewhere, body);
+        let (messages, octets, emptied) = self.writer.apply(Class::Acknowledged, 0, forget).await?;
+        self.give_incoming(octets);
+        if let Some(generation) = emptied {
+            self.leave(Errand::Generation(generation));
+        }
+        Ok(messages)
+    }
+
+    /// Where the body of a message is whose record cannot be read, and its octets: whichever generation has such chunks. None when that is
+    /// not to be found out: no generation has any, or several have (one of them a copy that nobody names yet, or no more), or one
+    /// cannot be read.
+    async fn body_of_damaged(&self, id: QueueId) -> Result<Option<(u32, u64)>, StoreError> {
+        let mut found = None;
+        for usage in self.bodies.usage() {
+            let mut octets = 0;
+            loop {
+                match self.bodies.read(usage.generation, id, octets).await {
+                    Ok(bytes) if bytes.is_empty() => break,
+                    Ok(bytes) => octets += bytes.len() as u64,
+                    Err(StoreError::Closing) => return Err(StoreError::Closing),
+                    Err(error) => {
+                        tracing::warn!(%error, %id, "what it counts for is not known");
+                        return Ok(None);
+                    }
+                }
+            }
+            if octets > 0 && found.replace((usage.generation, octets)).is_some() {
+                return Ok(None);
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -242,7 +288,8 @@ fn change(
         return false;
     }
     edit.check(Check::Equals(MESSAGE.key(id), before));
-    edit.leave_schedule(id, &message);
+    edit.leave_held(id, &message);
+    let term = message.term();
     match command {
         Command::Hold(reason) => message.held = Some(reason.clone()),
         Command::Release => message.held = None,
@@ -258,18 +305,18 @@ fn change(
     if let Shape::Inline(jobs) = &mut message.shape {
         for job in jobs.iter_mut().filter(|job| is_open(job)) {
             let job_id = JobId { queue_id: id, number: job.number };
-            edit.unready(job_id, job);
+            edit.unready(job_id, term, job);
             if let Command::Reroute(way) = command {
                 reroute(job, way);
             }
             job.due = to_due.unwrap_or(job.due);
             if to_due.is_some() && !is_held {
-                edit.ready(job_id, job);
+                edit.ready(job_id, term, job);
             }
         }
         if let Command::Remove = command {
             // What it stood in is taken away by the one that knows all of it.
-            edit.enter_schedule(id, &message);
+            edit.enter_held(id, &message);
             edit.leave(id, &message);
             return true;
         }
@@ -288,7 +335,7 @@ fn change(
     match command {
         Command::Remove => edit.count_message(&message, -1),
         Command::Hold(_) | Command::Release | Command::Reschedule(_) | Command::Reroute(_) => {
-            edit.enter_schedule(id, &message);
+            edit.enter_held(id, &message);
         }
     }
     edit.put(&MESSAGE, id, &message);
@@ -338,7 +385,7 @@ fn keys_elsewhere(read: &dyn Read, id: QueueId) -> Result<Vec<Key>, StoreError> 
                 Some(prefix) if *prefix == READY.prefix => {
                     READY.parse(key).is_ok_and(|(_, _, job)| job.queue_id == id)
                 }
-                _ => DEADLINE.parse(key).is_ok_and(|(_, _, _, other)| other == id),
+                _ => DEADLINE.parse(key).is_ok_and(|(_, _, _, _, job)| job.queue_id == id),
             };
             found.extend(keys.into_iter().filter(of_it));
         }
@@ -346,13 +393,15 @@ fn keys_elsewhere(read: &dyn Read, id: QueueId) -> Result<Vec<Key>, StoreError> 
     Ok(found)
 }
 
-/// Takes away every row of a message whose record cannot be read. What it counted for in octets and in BODYGEN is
-/// not known, and stays counted (I8, I9 are off by it): its body file is kept rather than one message too few.
+/// Takes away every row of a message whose record cannot be read, and what it counted for: its octets are those of its body. When it
+/// is not known where that is (`body`), they stay counted (I8, I9 are off by it): its body file is kept rather than one message too
+/// few. Gives the messages there were, the octets this frees in INCOMING, and the generation whose last message it was.
 fn forget_damaged(
     read: &dyn Read,
     id: QueueId,
     elsewhere: &[Key],
-) -> Result<(Batch, u64), StoreError> {
+    body: Option<(u32, u64)>,
+) -> Result<(Batch, (u64, u64, Option<u32>)), StoreError> {
     let mut edit = Edit::on(read);
     let in_message = read.get(&MESSAGE.key(id))?.is_some();
     let in_incoming = read.get(&INCOMING.key(id))?.is_some();
@@ -360,6 +409,22 @@ fn forget_damaged(
     edit.count(COUNT_INCOMING, -i64::from(in_incoming));
     if read.get(&HELD.key(id))?.is_some() {
         edit.count(COUNT_HELD, -1);
+    }
+    let mut freed = 0;
+    if in_incoming {
+        let (start, end) = INCOMING_BODY.under(id);
+        let pieces = read.range(&start..&end, usize::MAX, false)?;
+        freed = pieces.iter().map(|(_, piece)| piece.len() as u64).sum();
+        edit.count(COUNT_INCOMING_OCTETS, -(freed as i64));
+        if counter(read, &COUNT.key(COUNT_INCOMING_HELD))? > held_in_incoming(read)? {
+            edit.count(COUNT_INCOMING_HELD, -1);
+        }
+    }
+    let mut emptied = None;
+    if let Some((generation, octets)) = body.filter(|_| in_message) {
+        edit.count(COUNT_MESSAGE_OCTETS, -(octets as i64));
+        edit.count_out_body(generation, octets);
+        emptied = edit.empties(generation)?.then_some(generation);
     }
     for key in elsewhere {
         match READY.parse(key) {
@@ -369,6 +434,7 @@ fn forget_damaged(
     }
     edit.delete(&HELD, id);
     edit.delete(&LISTS, id);
+    edit.delete(&PROGRESS, id);
     let mut batch = edit.finish()?;
     batch.delete_ranges.extend([
         INCOMING.under(id),
@@ -378,5 +444,45 @@ fn forget_damaged(
         STAGED.under(id),
         UNREPORTED.under(id),
     ]);
-    Ok((batch, u64::from(in_message || in_incoming)))
+    Ok((batch, (u64::from(in_message || in_incoming), freed, emptied)))
+}
+
+/// Held messages of INCOMING, counted: INCOMING is bounded, and this is for a record that does not tell any more.
+fn held_in_incoming(read: &dyn Read) -> Result<i64, StoreError> {
+    let (mut start, end) = INCOMING.all();
+    let mut held = 0;
+    loop {
+        let rows = read.range(&start..&end, SCAN_SLICE, false)?;
+        let Some((last, _)) = rows.last() else { return Ok(held) };
+        start = key::after(last.clone());
+        let is_held = |value: &[u8]| Incoming::decode(value).is_ok_and(|row| row.held.is_some());
+        held += rows.iter().filter(|(_, value)| is_held(value)).count() as i64;
+    }
+}
+
+/// Sets one message aside, wherever it stands: a message of INCOMING stays there, as its body may be what cannot be read.
+fn set_aside(
+    read: &dyn Read,
+    id: QueueId,
+    reason: &str,
+    now: Timestamp,
+) -> Result<(Batch, Sum), StoreError> {
+    let incoming = match load::<_, Incoming, _>(read, &INCOMING, id) {
+        Ok(incoming) => incoming,
+        Err(StoreError::Damaged { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let Some((mut incoming, before)) = incoming else {
+        return slice(read, &[id], &Command::Hold(reason.to_owned()), now);
+    };
+    let mut edit = Edit::on(read);
+    let mut sum = Sum::default();
+    if incoming.held.is_none() {
+        incoming.held = Some(reason.to_owned());
+        edit.check(Check::Equals(INCOMING.key(id), before));
+        edit.put(&INCOMING, id, &incoming);
+        edit.count(COUNT_INCOMING_HELD, 1);
+        sum.messages.push(id);
+    }
+    Ok((edit.finish()?, sum))
 }

@@ -166,12 +166,12 @@ fn move_group(
             continue;
         };
         octets += message.envelope.size;
-        let is_held = message.held.is_some();
+        let (is_held, term) = (message.held.is_some(), message.term());
         if let Shape::Inline(jobs) = &mut message.shape {
             for job in jobs {
                 job.due = now;
                 if !is_held {
-                    edit.ready(JobId { queue_id: *id, number: job.number }, job);
+                    edit.ready(JobId { queue_id: *id, number: job.number }, term, job);
                 }
             }
         }

@@ -10,10 +10,10 @@ use std::time::Duration;
 use super::edit::{counter, load, parse};
 use super::engine::{Key, Read, Value};
 use super::key;
-use super::message::{DestinationRow, Incoming, Message, Shape, is_open};
+use super::message::{DestinationRow, Incoming, Message, Shape, is_open, unreported_since};
 use super::record::{Record, RecordError, damaged};
 use super::schema::*;
-use super::{Counts, Store, StoreError};
+use super::{Counts, DestinationState, Store, StoreError};
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::{BodyType, Envelope, TimeoutClass};
 use crate::mail::job::{BodyRef, Destination, Entry, EntryJob, Job, JobId};
@@ -85,25 +85,42 @@ impl Store {
         if let Some((due, job)) = after {
             start = key::after(READY.key((destination, due, job)));
         }
-        let mut due = Vec::new();
-        if start < due_end {
-            due = snapshot.keys(&start..&due_end, limit, false)?;
-        }
+        let mut jobs = Vec::new();
         let next = snapshot.keys(&due_end..&believed, 1, false)?;
+        self.not_quarantined(&*snapshot, (start.clone(), due_end), limit, &mut jobs)?;
         if far == Far::Due {
             believed = believed.max(start);
-            due.extend(snapshot.keys(&believed..&end, limit - due.len().min(limit), false)?);
-        }
-        let quarantined = self.core().quarantine.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut jobs = Vec::with_capacity(due.len());
-        for key in &due {
-            let (_, due, job) = parse(&READY, key)?;
-            if !quarantined.contains(&job) {
-                jobs.push((due, job));
-            }
+            self.not_quarantined(&*snapshot, (believed, end), limit, &mut jobs)?;
         }
         let next = next.first().map(|key| parse(&READY, key)).transpose()?;
         Ok((jobs, next.map(|(_, due, _)| due)))
+    }
+
+    /// Reads on in READY until there are `limit` jobs: fewer mean that there are no more. Those set aside are passed over, however
+    /// many there are, so that they never hide what is behind them.
+    fn not_quarantined(
+        &self,
+        read: &dyn Read,
+        (mut start, end): key::KeyRange,
+        limit: usize,
+        jobs: &mut Vec<(Timestamp, JobId)>,
+    ) -> Result<(), StoreError> {
+        while start < end && jobs.len() < limit {
+            let wanted = limit - jobs.len();
+            let keys = read.keys(&start..&end, wanted, false)?;
+            let quarantined = self.core().quarantine.lock().unwrap_or_else(PoisonError::into_inner);
+            for key in &keys {
+                let (_, due, job) = parse(&READY, key)?;
+                if !quarantined.contains(&job) {
+                    jobs.push((due, job));
+                }
+            }
+            match keys.into_iter().next_back() {
+                Some(last) => start = key::after(last),
+                None => break,
+            }
+        }
+        Ok(())
     }
 
     /// INCOMING jobs in order of arrival after `after`, without held ones and those that cannot be read (those [`Store::list`] shows).
@@ -134,32 +151,71 @@ impl Store {
         }
     }
 
-    /// Messages, by class and warned state, that arrived at or before `before`: oldest first. Held ones are not among them.
+    /// Jobs of a destination whose messages are of this class and arrived at or before `before`, oldest first, after `after`. With
+    /// `warned`, those of whom nothing but giving up is left to judge; else those whose senders may still be warned. Jobs of held
+    /// messages are not among them.
     ///
     /// # Errors
     /// `Damaged`, `Unavailable`.
-    pub fn deadlines(
+    pub fn overdue(
         &self,
+        destination: &Destination,
         class: TimeoutClass,
         warned: bool,
         before: Timestamp,
-        after: Option<QueueId>,
+        after: Option<(Timestamp, JobId)>,
         limit: usize,
-    ) -> Result<Vec<QueueId>, StoreError> {
+    ) -> Result<Vec<(Timestamp, JobId)>, StoreError> {
         let snapshot = self.core().writer.snapshot()?;
-        let (mut start, _) = DEADLINE.under((class, warned));
-        let (_, end) = DEADLINE.under((class, warned, before));
-        if let Some(id) = after {
-            // The order is that of arrival. Of a message that is gone by now its ID tells it, to the second: some may come twice then.
-            let message = load::<_, Message, _>(&*snapshot, &MESSAGE, id)?;
-            let arrival = message.map_or(id.time(), |(message, _)| message.envelope.arrival);
-            start = key::after(DEADLINE.key((class, warned, arrival, id))).max(start);
+        let (mut start, _) = DEADLINE.under((destination, class, warned));
+        let (_, end) = DEADLINE.under((destination, class, warned, before));
+        if let Some((arrival, job)) = after {
+            start = key::after(DEADLINE.key((destination, class, warned, arrival, job)));
         }
         if start >= end {
             return Ok(Vec::new());
         }
         let keys = snapshot.keys(&start..&end, limit, false)?;
-        keys.iter().map(|key| Ok(parse(&DEADLINE, key)?.3)).collect()
+        let of = |key: &Key| parse(&DEADLINE, key).map(|(_, _, _, arrival, job)| (arrival, job));
+        keys.iter().map(of).collect()
+    }
+
+    /// Messages with something unreported, in queue-ID order after `after`, and since when. Up to `limit` are looked at; with the last
+    /// one, none at the end. Held ones are not among them.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    pub fn unreported(
+        &self,
+        after: Option<QueueId>,
+        limit: usize,
+    ) -> Result<(Vec<(QueueId, Timestamp)>, Option<QueueId>), StoreError> {
+        let snapshot = self.core().writer.snapshot()?;
+        let (mut start, end) = UNREPORTED.all();
+        let mut last = after;
+        let mut found = Vec::new();
+        for _ in 0..limit {
+            if let Some(id) = last {
+                start = UNREPORTED.under(id).1;
+            }
+            let Some(key) = snapshot.keys(&start..&end, 1, false)?.pop() else {
+                return Ok((found, None));
+            };
+            let id = parse(&UNREPORTED, &key)?.queue_id;
+            last = Some(id);
+            let message = match load::<_, Message, _>(&*snapshot, &MESSAGE, id) {
+                Ok(Some((message, _))) if message.held.is_none() => message,
+                // One that cannot be read shows as held.
+                Ok(_) | Err(StoreError::Damaged { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let since = match message.shape {
+                Shape::Inline(jobs) => jobs.iter().filter_map(unreported_since).min(),
+                Shape::List(list) => list.unreported_since,
+            };
+            found.extend(since.map(|since| (id, since)));
+        }
+        Ok((found, last))
     }
 
     /// Messages in queue-ID order after `after`, INCOMING and scheduled through one iterator. A record that cannot be read shows as
@@ -239,24 +295,22 @@ impl Store {
     ) -> Result<Vec<EntryJob>, StoreError> {
         let snapshot = self.core().writer.snapshot()?;
         let read: &dyn Read = &*snapshot;
-        let mut shown = Shown::of(self, read);
         let is_after = |job: &EntryJob| after.is_none_or(|after| job.number > after);
-        let mut jobs = if let Some((incoming, _)) = load::<_, Incoming, _>(read, &INCOMING, id)? {
-            vec![incoming.entry_job()].into_iter().filter(is_after).take(limit).collect()
-        } else {
-            match load::<_, Message, _>(read, &MESSAGE, id)? {
-                None => return Ok(Vec::new()),
-                Some((message, _)) if message.is_removed() => return Ok(Vec::new()),
-                Some((Message { shape: Shape::Inline(jobs), .. }, _)) => {
-                    jobs.into_iter().filter(is_after).take(limit).collect()
-                }
-                Some((Message { shape: Shape::List(_), .. }, _)) => {
-                    list_jobs(read, id, after, limit)?
-                }
-            }
+        if let Some((incoming, _)) = load::<_, Incoming, _>(read, &INCOMING, id)? {
+            let job = Some(incoming.entry_job());
+            return Ok(job.into_iter().filter(is_after).take(limit).collect());
+        }
+        let message = load::<_, Message, _>(read, &MESSAGE, id)?.map(|(message, _)| message);
+        let Some(message) = message.filter(|message| !message.is_removed()) else {
+            return Ok(Vec::new());
         };
+        let mut jobs: Vec<EntryJob> = match message.shape {
+            Shape::Inline(jobs) => jobs.into_iter().filter(is_after).take(limit).collect(),
+            Shape::List(_) => list_jobs(read, id, after, limit)?,
+        };
+        let mut shown = Shown::of(self, read);
         for job in &mut jobs {
-            shown.fill_status(job)?;
+            shown.fill(id, message.envelope.arrival, job)?;
         }
         Ok(jobs)
     }
@@ -355,15 +409,15 @@ fn merged(
 struct Shown<'a> {
     store: &'a Store,
     read: &'a dyn Read,
-    /// Of this slice: the last trouble of destinations.
-    statuses: HashMap<Destination, Option<String>>,
+    /// Of this slice: what is kept of destinations found down.
+    troubles: HashMap<Destination, Option<DestinationState>>,
     any_claims: bool,
 }
 
 impl<'a> Shown<'a> {
     fn of(store: &'a Store, read: &'a dyn Read) -> Shown<'a> {
         let any_claims = store.core().claims.any();
-        Shown { store, read, statuses: HashMap::new(), any_claims }
+        Shown { store, read, troubles: HashMap::new(), any_claims }
     }
 
     /// The entry of a row; none for a list that is being removed.
@@ -414,31 +468,57 @@ impl<'a> Shown<'a> {
             Shape::List(_) => Vec::new(),
         };
         for job in &mut jobs {
-            self.fill_status(job)?;
+            self.fill(id, envelope.arrival, job)?;
         }
         Ok(Entry { id, envelope, held, warned, body, jobs, recipients_total, in_flight })
     }
 
-    /// A job without a status of its own shows its destination's.
-    fn fill_status(&mut self, job: &mut EntryJob) -> Result<(), StoreError> {
-        if job.status.is_some() || !is_open(job) {
+    /// What its destination as such met stands in one row for all its jobs. So a job without a status of its own shows its
+    /// destination's, and the failures of that since the job last met something of its own are attempts of the job.
+    fn fill(
+        &mut self,
+        id: QueueId,
+        arrival: Timestamp,
+        job: &mut EntryJob,
+    ) -> Result<(), StoreError> {
+        if !is_open(job) {
             return Ok(());
         }
-        if let Some(status) = self.statuses.get(&job.destination) {
-            job.status.clone_from(status);
-            return Ok(());
+        if !self.troubles.contains_key(&job.destination) {
+            let row = match load::<_, DestinationRow, _>(self.read, &DEST, &job.destination) {
+                Ok(row) => row,
+                // This is for people; the damage shows where the row is needed.
+                Err(StoreError::Damaged { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            let state = row.map(|(row, _)| row.state).filter(|state| state.last.is_some());
+            self.troubles.insert(job.destination.clone(), state);
         }
-        let row = match load::<_, DestinationRow, _>(self.read, &DEST, &job.destination) {
-            Ok(row) => row,
-            // A status is for people; the damage shows where the row is needed.
-            Err(StoreError::Damaged { .. }) => None,
-            Err(error) => return Err(error),
-        };
-        let last = row.and_then(|(row, _)| row.state.last);
-        job.status = last.map(|report| format!("Deferred: {}", report.text));
-        self.statuses.insert(job.destination.clone(), job.status.clone());
+        let Some(Some(state)) = self.troubles.get(&job.destination) else { return Ok(()) };
+        let Some(last) = &state.last else { return Ok(()) };
+        job.status.get_or_insert_with(|| format!("Deferred: {}", last.text));
+        // A job that was never attempted was there when its destination failed with the clock of its arrival. A loaded message is
+        // older than its name, and what it met before that it brought with it.
+        let here = arrival.max(id.time()).before(Duration::from_millis(1));
+        let since = job.last_attempt.map_or(here, |last| last.max(here));
+        let failures = failures_since(state, last.at, since);
+        if failures > 0 {
+            job.attempts = job.attempts.saturating_add(failures);
+            job.last_attempt = Some(last.at);
+        }
         Ok(())
     }
+}
+
+/// How often the destination failed after `since`: all its failures in a row, or of those as many as its present wait goes into the time.
+/// With a growing wait (MaxQueueAge) that may be fewer than there were.
+fn failures_since(state: &DestinationState, last: Timestamp, since: Timestamp) -> u32 {
+    if last <= since {
+        return 0;
+    }
+    let wait = state.not_before.since(last).as_millis().max(1);
+    let before = last.since(since).as_millis() / wait;
+    u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1).min(state.failures)
 }
 
 /// What stands for a message whose record cannot be read, so that people see it and can remove it.

@@ -106,7 +106,7 @@ impl Store {
             tallies: Tallies::default(),
             down: Mutex::new(HashMap::new()),
             quarantine: Mutex::new(HashSet::new()),
-            unfolded: tokio::sync::Notify::new(),
+            readied: tokio::sync::Notify::new(),
             errands,
             options,
         });

@@ -37,6 +37,10 @@
 //! AGENDA key **may be early, never late**: early costs one look, late would be mail asleep. So what only makes the
 //! next job later (a settle, a removal) leaves AGENDA alone, and what makes it earlier (accept, release) moves it.
 //!
+//! *Deadlines by destination.* A job that met something of its own is judged by its settle. What a destination that is down keeps
+//! waiting meets nothing: those jobs are judged when the destination fails. So DEADLINE stands beside READY, by destination, and a
+//! dead destination costs a short range read for each failure of it, whatever waits behind it.
+//!
 //! *No revision numbers.* A read-modify-write batch checks that the record it read is still exactly what it read
 //! (`Check::Equals`). On the embedded engine the batch is made inside the write transaction and the check always holds.
 //!
@@ -80,12 +84,14 @@
 //!   not come to may still be as they were.)
 //! - **I4** A destination has a DEST row exactly when it has a READY row; its `agenda` is at most max(`not_before`, its earliest
 //!   READY time); AGENDA has exactly the rows that DEST rows name.
-//! - **I5** A message in MESSAGE stands in DEADLINE exactly once, under its class, `warned` and arrival, when it is
-//!   not held, and else in HELD exactly once; DEADLINE and HELD have nothing else.
-//! - **I6** The jobs of a long list stand in RECIPIENTS under numbers below `jobs`, `open_jobs` of them have an open recipient, and
-//!   those with something unreported stand in UNREPORTED; `unreported_since` is set exactly when there is one. STAGED
+//! - **I5** DEADLINE has exactly one row for each row of READY, under the job's destination and its message's class and arrival,
+//!   and nothing else. The row of a job whose sender may still be warned says so; that of another may say so until the job is
+//!   judged once more: it **may be early, never late**. HELD has exactly the held messages of MESSAGE.
+//! - **I6** The jobs of a long list stand in RECIPIENTS under numbers below `jobs`, `open_jobs` of them have an open recipient;
+//!   `unreported_since` is set exactly when one of them has something unreported. UNREPORTED has exactly the jobs of MESSAGE and
+//!   RECIPIENTS with something unreported (of a list being removed, maybe fewer). STAGED
 //!   holds recipients of lists that are unfolding, or of messages still arriving. LISTS has those that are unfolding or have a
-//!   sweep. RECIPIENTS, UNREPORTED and LISTS have nothing else.
+//!   sweep. RECIPIENTS and LISTS have nothing else.
 //! - **I7** A message in MESSAGE has an open recipient, something unreported, or is unfolding: what is finished is gone.
 //! - **I8** COUNT holds the exact sums over INCOMING and MESSAGE (without long lists being removed).
 //! - **I9** BODYGEN holds for each generation the exact number of messages whose body it has and their octets; the file is there.
@@ -116,7 +122,8 @@ pub const RECIPIENTS: Table<JobId> = Table::new("RECIPIENTS", 0x21);
 /// (Queue ID, destination, block) → recipients that are not in jobs yet. The order of the keys brings those of one destination together,
 /// so no list is ever sorted in memory, and what is unfolded is what is left: deleting rows is the progress mark.
 pub const STAGED: Table<(QueueId, Destination, u32)> = Table::new("STAGED", 0x22);
-/// Job → nothing: the jobs of long lists with something unreported, so that a report finds them without reading the list.
+/// Job → nothing: the jobs with something unreported, so that a report finds them without reading the list, and a start finds the
+/// messages whose report is due without reading any other.
 pub const UNREPORTED: Table<JobId> = Table::new("UNREPORTED", 0x23);
 /// Queue ID → nothing: the long lists that are being unfolded, or that an operator's change is being carried through. What
 /// start-up goes on with.
@@ -129,8 +136,10 @@ pub const READY: Table<(Destination, Timestamp, JobId)> = Table::new("READY", 0x
 pub const DEST: Table<Destination> = Table::new("DEST", 0x31);
 /// (Time, destination) → nothing: destinations by the time of their next attempt. What the scheduler looks at.
 pub const AGENDA: Table<(Timestamp, Destination)> = Table::new("AGENDA", 0x32);
-/// (Class, warned, arrival, queue ID) → nothing: whom to warn and when to give up, whatever the timeouts are at the time of asking.
-pub const DEADLINE: Table<(TimeoutClass, bool, Timestamp, QueueId)> = Table::new("DEADLINE", 0x33);
+/// (Destination, class, no more warning, arrival, job) → nothing: the jobs of one destination by the age of their messages. When the
+/// destination fails, those whose time is over are a short range, whatever the timeouts are by then and whatever waits beside them.
+pub const DEADLINE: Table<(Destination, TimeoutClass, bool, Timestamp, JobId)> =
+    Table::new("DEADLINE", 0x33);
 /// Queue ID → nothing: the held messages of MESSAGE. The reason stands in MESSAGE.
 pub const HELD: Table<QueueId> = Table::new("HELD", 0x34);
 /// Job → unclean stops it was in flight at before this attempt. A row is durable before the attempt can send anything, so that what may

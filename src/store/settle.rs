@@ -11,39 +11,28 @@
 //!
 //! The cheapest case is the most frequent one: a message of INCOMING that is done at its first attempt. Its batch deletes two rows.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::body::Staging;
 use super::claims::Settling;
 use super::delivery::{job_of, set_states};
-use super::edit::{Edit, counter, load, parse};
+use super::edit::{Edit, counter, load};
 use super::engine::{Batch, Read};
+use super::jobs::{Others, is_finished, others, put_job, replace, report};
 use super::keeper::{Errand, Unsettled};
-use super::list::stage_more;
-use super::message::{
-    Body, INLINE_RECIPIENTS_MAX, Incoming, List, Message, Shape, is_open, unreported,
-    unreported_since,
-};
+use super::message::{Body, Incoming, Message, Shape, is_open, unreported_since};
 use super::park::{self, Opened};
+use super::report::NewReport;
 use super::schema::*;
 use super::slot::Slot;
 use super::statistics;
 use super::writer::{Class, Unit};
-use super::{Accepted, Claim, Core, Decide, Settled, Store, StoreError};
-use crate::mail::address::ReversePath;
-use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, RecipientState, TimeoutClass};
-use crate::mail::job::{Destination, EntryJob, Job, JobId, Mailer};
-use crate::mail::outcome::ReportMessage;
+use super::{Core, Decide, Settled, Store, StoreError};
+use crate::mail::job::{EntryJob, Job, JobId};
 use crate::mail::queue_id::QueueId;
-use crate::mail::time::Timestamp;
 use crate::mail::verdict::{MessageState, OriginalError, Verdict};
 
-/// Recipients outside the job that one report covers.
-const UNREPORTED_MAX: usize = 1000;
-/// Age of the first unreported failure from which a settle of a long list looks for the others. A report is due
-/// after five minutes; looking at every settle would read a thousand records each time.
-const REPORT_NEAR: Duration = Duration::from_secs(4 * 60);
 /// How long a settle waits before it tries a full disk again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -75,13 +64,6 @@ impl Done {
     }
 }
 
-struct NewReport {
-    id: QueueId,
-    /// None when it is held.
-    jobs: Vec<(Job, Claim)>,
-    bytes: Vec<u8>,
-}
-
 /// What the writer's thread runs, maybe more than once.
 type Work = dyn FnMut(&dyn Read) -> Result<(Batch, Done), StoreError> + Send;
 
@@ -98,7 +80,7 @@ impl Store {
         let settling = core.claims.settle(job.id);
         let forecast = core.forecast(job, &mut decide)?;
         let staging = match forecast {
-            Forecast { leaves_incoming: true, .. } => core.stage_one(job.id.queue_id).await?,
+            Forecast { leaves_incoming: true, .. } => core.stage_at_last(job.id.queue_id).await?,
             _ => None,
         };
         let body = staging.as_ref().map(park::body_of);
@@ -197,6 +179,20 @@ impl Core {
         Ok(Forecast { reports, finished, leaves_incoming: !finished, fast })
     }
 
+    /// As [`Core::stage_one`], however long the disk is full: what a peer said of some recipients cannot be kept in INCOMING, and is
+    /// not dropped. Whoever waits holds one job, so there are as many as attempts.
+    async fn stage_at_last(&self, id: QueueId) -> Result<Option<Staging>, StoreError> {
+        loop {
+            match self.stage_one(id).await {
+                Err(StoreError::Full | StoreError::Busy) => tokio::time::sleep(PAUSE).await,
+                Err(StoreError::Unavailable(_)) if !self.writer.has_given_up() => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                staged => return staged,
+            }
+        }
+    }
+
     fn settle_work(
         self: &Arc<Self>,
         job: Job,
@@ -252,7 +248,7 @@ impl Core {
         self: &Arc<Self>,
         settling: Settling,
         work: Arc<Mutex<Work>>,
-        staging: Option<super::body::Staging>,
+        staging: Option<Staging>,
     ) -> Result<(), StoreError> {
         let slot = Slot::new();
         let pending = self.writer.begin(Class::Lazy, unit(&slot, &work)).await?;
@@ -403,7 +399,10 @@ impl Core {
         let now = self.now();
         if !moved && is_open(&job) {
             // Also when it is held: a list may not have been swept yet.
-            edit.unready(job_id, &job);
+            edit.unready(job_id, message.term(), &job);
+        }
+        if verdict.warned && !message.warned {
+            warned(&mut edit, id, &mut message, job.number);
         }
         set_states(&mut job, &verdict.recipients);
         edit.count_all(statistics::delivered(
@@ -421,7 +420,7 @@ impl Core {
         if is_open(&job) {
             job.due = verdict.retry_at.unwrap_or(job.due);
             if !is_held {
-                edit.ready(job_id, &job);
+                edit.ready(job_id, message.term(), &job);
             }
         }
         let own = job.number;
@@ -429,15 +428,6 @@ impl Core {
         let others = verdict.reported.into_iter().filter(|(number, _)| *number != own);
         report(&mut edit, id, &mut message, others)?;
         replace(&mut edit, id, &mut message, verdict.replacements, now)?;
-        if verdict.warned && !message.warned {
-            if !moved {
-                edit.leave_schedule(id, &message);
-            }
-            message.warned = true;
-            if !moved {
-                edit.enter_schedule(id, &message);
-            }
-        }
         let finished = is_finished(&message);
         match (finished, moved) {
             (true, true) => {}
@@ -456,30 +446,17 @@ impl Core {
         };
         Ok((edit, done))
     }
+}
 
-    /// Puts reports as messages of INCOMING: in the batch of the settle, whatever room there is.
-    fn put_reports(
-        &self,
-        edit: &mut Edit<'_>,
-        reports: &[(ReportMessage, Result<Destination, String>)],
-    ) -> Result<Vec<NewReport>, StoreError> {
-        let mut new = Vec::new();
-        for (report, destination) in reports {
-            let now = self.now();
-            let id = self.ids.next_in(edit, now)?;
-            let bytes = report.named(id);
-            let incoming = report_message(report, &bytes, destination, now);
-            edit.check(super::engine::Check::Absent(INCOMING.key(id)));
-            edit.put_incoming(id, &incoming, &bytes);
-            // A report is from us; when it is held, that is for want of a way.
-            edit.count_all(statistics::accepted(&incoming.envelope, false));
-            let jobs = match incoming.held {
-                Some(_) => Vec::new(),
-                None => self.claims.claim_new(vec![incoming.job(id)]),
-            };
-            new.push(NewReport { id, jobs, bytes });
+/// The sender is warned, so nothing but giving up is left to judge of its jobs: of a long list, those others find that out one
+/// by one (I5).
+fn warned(edit: &mut Edit<'_>, id: QueueId, message: &mut Message, but: u32) {
+    message.warned = true;
+    let term = message.term();
+    if let (Shape::Inline(jobs), None) = (&message.shape, &message.held) {
+        for job in jobs.iter().filter(|job| job.number != but && is_open(job)) {
+            edit.judged(JobId { queue_id: id, number: job.number }, term, job);
         }
-        Ok(new)
     }
 }
 
@@ -491,70 +468,6 @@ fn job_without_recipients(job: &EntryJob) -> EntryJob {
 fn unit(slot: &Slot<Done>, work: &Arc<Mutex<Work>>) -> Unit {
     let work = Arc::clone(work);
     slot.unit(0, move |read| (work.lock().unwrap_or_else(PoisonError::into_inner))(read))
-}
-
-impl NewReport {
-    fn accepted(self) -> Accepted {
-        Accepted { id: self.id, jobs: self.jobs, bytes: Some(self.bytes.into()) }
-    }
-}
-
-/// A report as a message: from nobody, to one, with the timeouts of reports. `bytes` have its name.
-fn report_message(
-    report: &ReportMessage,
-    bytes: &[u8],
-    destination: &Result<Destination, String>,
-    now: Timestamp,
-) -> Incoming {
-    let size = bytes.len() as u64;
-    let header_len = usize::try_from(report.header_len).unwrap_or(usize::MAX);
-    let (header, body) = bytes.split_at(header_len.min(bytes.len()));
-    let body_type = if bytes.is_ascii() { BodyType::SevenBit } else { BodyType::EightBitMime };
-    let envelope = Envelope {
-        reverse_path: ReversePath::Null,
-        arrival: now,
-        relay: String::new(),
-        protocol: String::new(),
-        body_type,
-        smtputf8: report.to.is_utf8() || !header.is_ascii(),
-        ret: None,
-        envid: None,
-        timeouts: TimeoutClass::Dsn,
-        precedence: 0,
-        priority: i64::try_from(size).unwrap_or(i64::MAX),
-        message_id: message_id(header),
-        header_len: report.header_len,
-        size,
-        body_lines: memchr::memchr_iter(b'\n', body).count() as u64,
-        relay_override: None,
-    };
-    let recipient = Recipient {
-        address: report.to.clone(),
-        orcpt: None,
-        notify: Notify::Unspecified,
-        state: RecipientState::Open(None),
-    };
-    // Where a held one goes is found out when it is released: its destination here is only a hint.
-    let hint = || Destination {
-        mailer: Mailer::Esmtp,
-        next_hop: report.to.domain_key().unwrap_or_default(),
-    };
-    Incoming {
-        envelope,
-        destination: destination.clone().unwrap_or_else(|_| hint()),
-        held: destination.as_ref().err().cloned(),
-        recipients: vec![recipient],
-    }
-}
-
-/// The value of Message-Id: in a header that we wrote.
-fn message_id(header: &[u8]) -> String {
-    let lines = header.split(|byte| *byte == b'\n');
-    let value = lines.filter_map(|line| {
-        let (name, value) = line.split_at_checked(11)?;
-        name.eq_ignore_ascii_case(b"message-id:").then(|| value.trim_ascii())
-    });
-    value.map(String::from_utf8_lossy).next().unwrap_or_default().into_owned()
 }
 
 impl Core {
@@ -578,226 +491,5 @@ impl Core {
         }
         bytes.truncate(limit);
         Ok(bytes)
-    }
-}
-
-/// The recipients outside a job, as far as a verdict on it needs them.
-struct Others {
-    open: bool,
-    /// At most [`UNREPORTED_MAX`].
-    unreported: Vec<(u32, u32, Recipient)>,
-    /// There are more of them.
-    more: bool,
-    since: Option<Timestamp>,
-}
-
-fn others(
-    read: &dyn Read,
-    id: QueueId,
-    message: &Message,
-    job: &EntryJob,
-    now: Timestamp,
-) -> Result<Others, StoreError> {
-    match &message.shape {
-        Shape::Inline(jobs) => {
-            let others = || jobs.iter().filter(|other| other.number != job.number);
-            Ok(Others {
-                open: others().any(is_open),
-                unreported: others().flat_map(owed).collect(),
-                more: false,
-                since: others().filter_map(unreported_since).min(),
-            })
-        }
-        Shape::List(list) => {
-            let open = list.unfolding || list.open_jobs > u32::from(is_open(job));
-            let since = list.unreported_since;
-            let near = since.is_some_and(|since| now.since(since) >= REPORT_NEAR);
-            let wanted = !open || near;
-            let mut unreported =
-                if wanted { owed_in_list(read, id, job.number)? } else { Vec::new() };
-            let more = unreported.len() > UNREPORTED_MAX;
-            unreported.truncate(UNREPORTED_MAX);
-            Ok(Others { open, unreported, more, since })
-        }
-    }
-}
-
-/// The recipients of a job for whom something is owed: job number, place, recipient.
-fn owed(job: &EntryJob) -> impl Iterator<Item = (u32, u32, Recipient)> {
-    let number = job.number;
-    (0..)
-        .zip(&job.recipients)
-        .filter(|(_, recipient)| unreported(&recipient.state).is_some())
-        .map(move |(place, recipient)| (number, place, recipient.clone()))
-}
-
-/// Those of the jobs of a list but one, a few more than [`UNREPORTED_MAX`] at most if there are more.
-fn owed_in_list(
-    read: &dyn Read,
-    id: QueueId,
-    except: u32,
-) -> Result<Vec<(u32, u32, Recipient)>, StoreError> {
-    let (start, end) = UNREPORTED.under(id);
-    let mut found = Vec::new();
-    for key in read.keys(&start..&end, UNREPORTED_MAX + 2, false)? {
-        let job_id = parse(&UNREPORTED, &key)?;
-        if job_id.number == except {
-            continue;
-        }
-        if let Some((job, _)) = load::<_, EntryJob, _>(read, &RECIPIENTS, job_id)? {
-            found.extend(owed(&job));
-        }
-        if found.len() > UNREPORTED_MAX {
-            break;
-        }
-    }
-    Ok(found)
-}
-
-/// Puts a changed job where it stands; of a long list, keeps its sums (I6). The caller keeps READY and puts the message.
-pub(super) fn put_job(
-    edit: &mut Edit<'_>,
-    id: QueueId,
-    message: &mut Message,
-    job: EntryJob,
-) -> Result<(), StoreError> {
-    let list = match &mut message.shape {
-        Shape::Inline(jobs) => {
-            if let Some(place) = jobs.iter_mut().find(|other| other.number == job.number) {
-                *place = job;
-            }
-            return Ok(());
-        }
-        Shape::List(list) => list,
-    };
-    let job_id = JobId { queue_id: id, number: job.number };
-    let was_open = load::<_, EntryJob, _>(edit.read(), &RECIPIENTS, job_id)?
-        .is_some_and(|(before, _)| is_open(&before));
-    put_list_job(edit, job_id, list, &job);
-    list.open_jobs = list.open_jobs.saturating_sub(u32::from(was_open && !is_open(&job)));
-    Ok(())
-}
-
-/// RECIPIENTS and UNREPORTED for a job of a list; gone when nothing is left to do or to say.
-fn put_list_job(edit: &mut Edit<'_>, id: JobId, list: &mut List, job: &EntryJob) {
-    let since = unreported_since(job);
-    match since {
-        Some(since) => {
-            edit.mark(&UNREPORTED, id);
-            let first = list.unreported_since.map_or(since, |first| first.min(since));
-            list.unreported_since = Some(first);
-        }
-        None => edit.delete(&UNREPORTED, id),
-    }
-    if is_open(job) || since.is_some() {
-        edit.put(&RECIPIENTS, id, job);
-    } else {
-        edit.delete(&RECIPIENTS, id);
-    }
-}
-
-/// Marks recipients of other jobs as reported: job number and place of each.
-fn report(
-    edit: &mut Edit<'_>,
-    id: QueueId,
-    message: &mut Message,
-    reported: impl Iterator<Item = (u32, u32)>,
-) -> Result<(), StoreError> {
-    let mut by_job: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-    for (number, place) in reported {
-        by_job.entry(number).or_default().push(place);
-    }
-    match &mut message.shape {
-        Shape::Inline(jobs) => {
-            for job in jobs {
-                let places = by_job.remove(&job.number).unwrap_or_default();
-                places.into_iter().for_each(|place| mark_reported(job, place));
-            }
-        }
-        Shape::List(list) => {
-            for (number, places) in by_job {
-                let job_id = JobId { queue_id: id, number };
-                let Some((mut job, _)) = load::<_, EntryJob, _>(edit.read(), &RECIPIENTS, job_id)?
-                else {
-                    continue;
-                };
-                places.into_iter().for_each(|place| mark_reported(&mut job, place));
-                put_list_job(edit, job_id, list, &job);
-            }
-            if list.unreported_since.is_some() && !edit.any_left(&UNREPORTED.under(id))? {
-                list.unreported_since = None;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn mark_reported(job: &mut EntryJob, place: u32) {
-    let Some(recipient) = job.recipients.get_mut(place as usize) else { return };
-    match &mut recipient.state {
-        RecipientState::Done { reported, .. } | RecipientState::Failed { reported, .. } => {
-            *reported = true;
-        }
-        RecipientState::Open(_) => {}
-    }
-}
-
-/// Adds recipients that stand in for others, as new jobs that are due at once. When they are too many for MESSAGE,
-/// the message becomes a long list, and they are unfolded like one.
-fn replace(
-    edit: &mut Edit<'_>,
-    id: QueueId,
-    message: &mut Message,
-    replacements: Vec<(Destination, Recipient)>,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    if replacements.is_empty() {
-        return Ok(());
-    }
-    let total = message.recipients_total() as usize + replacements.len();
-    let is_held = message.held.is_some();
-    match &mut message.shape {
-        Shape::Inline(jobs) if total <= INLINE_RECIPIENTS_MAX => {
-            for mut job in super::intake::into_jobs(replacements, now) {
-                job.number = jobs.len() as u32;
-                if !is_held {
-                    edit.ready(JobId { queue_id: id, number: job.number }, &job);
-                }
-                jobs.push(job);
-            }
-        }
-        Shape::Inline(jobs) => {
-            let mut list = List {
-                recipients: total as u32,
-                jobs: jobs.len() as u32,
-                open_jobs: jobs.iter().filter(|job| is_open(job)).count() as u32,
-                unfolding: true,
-                unreported_since: None,
-                sweep: None,
-            };
-            for job in std::mem::take(jobs) {
-                put_list_job(edit, JobId { queue_id: id, number: job.number }, &mut list, &job);
-            }
-            stage_more(edit, id, replacements)?;
-            message.shape = Shape::List(list);
-        }
-        Shape::List(list) => {
-            list.recipients = list.recipients.saturating_add(replacements.len() as u32);
-            list.unfolding = true;
-            stage_more(edit, id, replacements)?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether nothing of the message is left to do or to say (I7).
-fn is_finished(message: &Message) -> bool {
-    match &message.shape {
-        Shape::Inline(jobs) => {
-            !jobs.iter().any(|job| is_open(job) || unreported_since(job).is_some())
-        }
-        Shape::List(list) => {
-            list.open_jobs == 0 && !list.unfolding && list.unreported_since.is_none()
-        }
     }
 }

@@ -283,6 +283,11 @@ impl Writer {
         self.handle.shared.full.load(Ordering::Relaxed)
     }
 
+    /// Whether it has given up: nothing will be written any more.
+    pub fn has_given_up(&self) -> bool {
+        matches!(self.handle.shared.state().phase, Phase::Poisoned(_))
+    }
+
     /// Resolves with the reason when the writer has given up; never if it does not.
     pub async fn poisoned(&self) -> String {
         let mut ending = self.handle.shared.ending.subscribe();

@@ -18,7 +18,7 @@
 //! pass 15m                   time passes
 //! stop [grace] | crash | start                the house stops in order | is lost with what was not durable | stands again
 //! expect delivered <to> by HOST | delivered N at DOMAIN | text WORDS | no text WORDS | nothing
-//! expect deferred <to> WORDS | untried <to> | retry <to> in 15m | held WORDS | queue N | queue empty
+//! expect deferred <to> WORDS | untried <to> | attempts <to> N | retry <to> in 15m | held WORDS | queue N | queue empty
 //! expect file NAME WORDS      a file that an option named as $here/NAME
 //! expect order <to> <to>...   all that was delivered since the last such line, in this order
 //! expect connections HOST N (since the last time) | log WORDS | agenda N
@@ -762,7 +762,7 @@ impl Play {
                     return Err(format!("delivered {}", show(&seen.delivered)));
                 }
             }
-            ("deferred" | "untried" | "retry", [to, ..]) => {
+            ("deferred" | "untried" | "attempts" | "retry", [to, ..]) => {
                 return self.expect_open(word, to, rest[to.len()..].trim());
             }
             ("held", _) => {
@@ -832,6 +832,7 @@ impl Play {
         let wait = job.due.since(self.world.clock.now());
         let fits = match word {
             "deferred" => status.contains(rest),
+            "attempts" => rest.parse() == Ok(job.attempts),
             "untried" => job.attempts == 0 && matches!(recipient.state, RecipientState::Open(None)),
             _ => {
                 let wanted = duration(rest.trim_start_matches("in "));

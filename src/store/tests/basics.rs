@@ -77,11 +77,14 @@ async fn the_first_deferral_moves_it_to_the_schedule() {
     let entry = store.entry(id).unwrap().unwrap();
     assert_eq!(entry.status(), Some("Deferred: later"));
     let arrival = entry.envelope.arrival;
-    let deadlines =
-        |warned, before| store.deadlines(TimeoutClass::Normal, warned, before, None, 10).unwrap();
-    assert_eq!(deadlines(false, arrival), [id]);
-    assert!(deadlines(true, arrival).is_empty());
-    assert!(deadlines(false, arrival.before(Duration::from_millis(1))).is_empty());
+    let class = TimeoutClass::Normal;
+    let overdue = |warned, before, after| {
+        store.overdue(destination, class, warned, before, after, 10).unwrap()
+    };
+    assert_eq!(overdue(false, arrival, None), [(arrival, job.id)]);
+    assert!(overdue(false, arrival, Some((arrival, job.id))).is_empty());
+    assert!(overdue(true, arrival, None).is_empty());
+    assert!(overdue(false, arrival.before(Duration::from_millis(1)), None).is_empty());
 
     let store = {
         store.close().await.unwrap();
