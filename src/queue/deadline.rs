@@ -31,17 +31,20 @@ const OCTETS_AT_ONCE: usize = 8 << 20;
 const REMEMBERED_MAX: usize = 10_000;
 /// Rows of DEST read at once.
 const PAGE: usize = 500;
+/// How long after a failure its jobs are looked at: those that waited for the same attempt have been let go by then.
+const LANDING: Duration = Duration::from_millis(500);
 /// How soon a destination is looked at again of which a job was in somebody's hands, or the store refused.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Destinations that failed and whose jobs are still to be judged.
 #[derive(Default)]
 pub(super) struct Deadlines {
-    /// To be looked at now, in turn.
-    due: VecDeque<(Arc<Destination>, Place)>,
-    /// To be looked at once more: the pause is always the same, so they are in order of time.
-    later: VecDeque<(Instant, Arc<Destination>)>,
-    /// Those in `due` and `later`.
+    /// To be gone on with now.
+    under_way: Option<(Arc<Destination>, Place)>,
+    /// To be looked at from these times on. The pause is always the same in each, so they are in order of time.
+    failed: VecDeque<(Instant, Arc<Destination>)>,
+    again: VecDeque<(Instant, Arc<Destination>)>,
+    /// Those in `failed` and `again`.
     known: HashSet<Arc<Destination>>,
     walk: Walk,
 }
@@ -78,26 +81,22 @@ pub(super) enum Next {
 impl Deadlines {
     /// The destination failed just now.
     pub(super) fn failed(&mut self, destination: &Arc<Destination>) {
-        self.remember(destination.clone(), Place::default());
+        if self.known.len() >= REMEMBERED_MAX {
+            self.walk = Walk::Start;
+        } else if self.known.insert(destination.clone()) {
+            self.failed.push_back((Instant::now() + LANDING, destination.clone()));
+        }
     }
 
     /// What an errand left to do.
     pub(super) fn looked_at(&mut self, destination: Arc<Destination>, next: Next) {
         match next {
             Next::Nothing => {}
-            Next::At(place) => self.remember(destination, place),
+            Next::At(place) => self.under_way = Some((destination, place)),
             Next::Again if self.known.insert(destination.clone()) => {
-                self.later.push_back((Instant::now() + PAUSE, destination));
+                self.again.push_back((Instant::now() + PAUSE, destination));
             }
             Next::Again => {}
-        }
-    }
-
-    fn remember(&mut self, destination: Arc<Destination>, place: Place) {
-        if self.known.len() >= REMEMBERED_MAX {
-            self.walk = Walk::Start;
-        } else if self.known.insert(destination.clone()) {
-            self.due.push_back((destination, place));
         }
     }
 
@@ -106,20 +105,21 @@ impl Deadlines {
         &mut self,
         store: &Store,
     ) -> Result<Option<(Arc<Destination>, Place)>, StoreError> {
-        while let Some((at, _)) = self.later.front()
-            && *at <= Instant::now()
-            && let Some((_, destination)) = self.later.pop_front()
-        {
-            self.due.push_back((destination, Place::default()));
+        if let Some(next) = self.under_way.take() {
+            return Ok(Some(next));
         }
-        if self.due.is_empty() {
+        if self.known.is_empty() {
             self.read_on(store)?;
         }
-        let next = self.due.pop_front();
-        if let Some((destination, _)) = &next {
-            self.known.remove(destination);
-        }
-        Ok(next)
+        let now = Instant::now();
+        let due = |queue: &mut VecDeque<(Instant, _)>| {
+            queue.pop_front_if(|(at, _)| *at <= now).map(|(_, destination)| destination)
+        };
+        let Some(next) = due(&mut self.failed).or_else(|| due(&mut self.again)) else {
+            return Ok(None);
+        };
+        self.known.remove(&next);
+        Ok(Some((next, Place::default())))
     }
 
     fn read_on(&mut self, store: &Store) -> Result<(), StoreError> {
@@ -138,10 +138,12 @@ impl Deadlines {
 
     /// How long there is nothing to do; none when nothing is left.
     pub(super) fn rest(&self) -> Option<Duration> {
-        if !self.due.is_empty() || !matches!(self.walk, Walk::Done) {
+        let reads_on = self.known.is_empty() && !matches!(self.walk, Walk::Done);
+        if self.under_way.is_some() || reads_on {
             return Some(Duration::ZERO);
         }
-        self.later.front().map(|(at, _)| at.saturating_duration_since(Instant::now()))
+        let next = [self.failed.front(), self.again.front()].into_iter().flatten();
+        next.map(|(at, _)| at.saturating_duration_since(Instant::now())).min()
     }
 }
 
@@ -251,12 +253,14 @@ mod tests {
         assert_eq!(deadlines.rest(), None);
         deadlines.failed(&to(1));
         deadlines.failed(&to(1));
-        assert_eq!((deadlines.due.len(), deadlines.rest()), (1, Some(Duration::ZERO)));
-        deadlines.due.clear();
+        assert_eq!((deadlines.failed.len(), deadlines.rest()), (1, Some(LANDING)));
+        deadlines.failed.clear();
         deadlines.known.clear();
         deadlines.looked_at(to(1), Next::Again);
         deadlines.looked_at(to(1), Next::Again);
-        assert_eq!((deadlines.later.len(), deadlines.rest()), (1, Some(PAUSE)));
+        assert_eq!((deadlines.again.len(), deadlines.rest()), (1, Some(PAUSE)));
+        deadlines.looked_at(to(2), Next::At(Place::default()));
+        assert_eq!(deadlines.rest(), Some(Duration::ZERO));
         for n in 0..=REMEMBERED_MAX {
             deadlines.failed(&to(n));
         }

@@ -24,6 +24,9 @@ use crate::mail::time::Timestamp;
 /// configured for, a week (`-q1w`) included.
 pub const FARTHEST: Duration = Duration::from_secs(8 * 86_400);
 
+/// The longest that the wait of a destination is stretched to, of its length.
+const STRETCHED_PERCENT: u128 = 110;
+
 /// Rows of a table.
 pub(super) type Rows = Vec<(Key, Value)>;
 /// What is due with its time, oldest first; and the time of the next one that is not yet.
@@ -511,12 +514,13 @@ impl<'a> Shown<'a> {
 }
 
 /// How often the destination failed after `since`: all its failures in a row, or of those as many as its present wait goes into the time.
-/// With a growing wait (MaxQueueAge) that may be fewer than there were.
+/// An estimate for what arrived between two of them: waits grow (MaxQueueAge), explicit runs do not wait.
 fn failures_since(state: &DestinationState, last: Timestamp, since: Timestamp) -> u32 {
     if last <= since {
         return 0;
     }
-    let wait = state.not_before.since(last).as_millis().max(1);
+    // Each wait is stretched a little, so that not all come back together.
+    let wait = (state.not_before.since(last).as_millis() * 100 / STRETCHED_PERCENT).max(1);
     let before = last.since(since).as_millis() / wait;
     u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1).min(state.failures)
 }

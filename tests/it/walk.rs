@@ -9,10 +9,11 @@
 //! host NAME [VERB: REPLY, then REPLY]  a host at its A record listens, and answers lines that begin with VERB so; the last reply
 //!                            stays. VERB may be CONNECT or `.`; REPLY may be `drop`, `hang`, `after 2s 250 ok`; `|` parts its lines
 //! down NAME | up NAME        connections are refused, open ones are lost | it listens again
-//! submit <from> PARAM to <to> PARAM <to>... | Field: value   one SMTP transaction; `to 2500 at b.example` is a list
+//! submit <from> PARAM to <to> PARAM <to>... | Field: value   one SMTP transaction; `to 2500 at b.example <u@c.example>` is a list
 //! load N                     the machine's load average
 //! run [-qRtext -q!Stext -qIlast] [queuereturn=now] [order=time] [size=3]   an explicit run; `-qIlast` names the last message submitted
 //! hold TEXT | release | remove | bounce TEXT  what an operator does to every message
+//! damage bodies                               all that is stored of bodies is gone; while the house is stopped
 //! wait jobs N                until the list submitted last is unfolded into so many jobs
 //! wait finished              until nothing is left of the message submitted last
 //! pass 15m                   time passes
@@ -21,7 +22,7 @@
 //! expect deferred <to> WORDS | untried <to> | attempts <to> N | retry <to> in 15m | held WORDS | queue N | queue empty
 //! expect file NAME WORDS      a file that an option named as $here/NAME
 //! expect order <to> <to>...   all that was delivered since the last such line, in this order
-//! expect connections HOST N (since the last time) | log WORDS | agenda N
+//! expect connections HOST N (since the last time) | log WORDS | agenda N | deadlines read N (since the last time)
 //! ```
 //!
 //! A delivery that no line expects is an error at the end of its scenario, and so is a run that did not end or a broken invariant
@@ -285,6 +286,7 @@ struct Play {
     runs: Vec<mpsc::Receiver<Progress>>,
     last_id: Option<QueueId>,
     last_text: Arc<str>,
+    deadlines_read: u64,
 }
 
 impl Play {
@@ -315,6 +317,7 @@ impl Play {
             runs: Vec::new(),
             last_id: None,
             last_text: "".into(),
+            deadlines_read: 0,
         }
     }
 
@@ -482,6 +485,9 @@ impl Play {
             }
             _ => {}
         }
+        if word == "damage" {
+            return self.damage_bodies();
+        }
         if word != "stop" && word != "crash" {
             self.stand();
         }
@@ -592,9 +598,10 @@ impl Play {
         let mut commands = vec!["EHLO client.example".to_owned(), format!("MAIL FROM:{from}")];
         let words: Vec<&str> = to.split_whitespace().collect();
         match words[..] {
-            [count, "at", domain] => {
+            [count, "at", domain, ref others @ ..] => {
                 let count: u32 = count.parse().map_err(|_| "to N at DOMAIN")?;
                 commands.extend((0..count).map(|n| format!("RCPT TO:<r{n}@{domain}>")));
+                commands.extend(others.iter().map(|other| format!("RCPT TO:{other}")));
             }
             _ => {
                 for word in words {
@@ -712,6 +719,21 @@ impl Play {
         Ok(())
     }
 
+    fn damage_bodies(&mut self) -> Result<(), String> {
+        if self.standing.is_some() {
+            return Err("the house stands".into());
+        }
+        let bodies = Batch {
+            delete_ranges: vec![kvmta::store::schema::INCOMING_BODY.all()],
+            ..Batch::default()
+        };
+        self.disk.engine().commit(vec![Work::Batch(bodies)]).map_err(|e| e.to_string())?;
+        for file in std::fs::read_dir(self.directory.path()).unwrap() {
+            std::fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        Ok(())
+    }
+
     fn expect(&mut self, line: &str) -> Result<(), String> {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         let words: Vec<&str> = rest.split_whitespace().collect();
@@ -789,6 +811,13 @@ impl Play {
                 let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
                 if !text.contains(rest[name.len()..].trim()) {
                     return Err(format!("the file says\n{text}"));
+                }
+            }
+            ("deadlines", ["read", count]) => {
+                let read = self.disk.rows_read(kvmta::store::schema::DEADLINE.prefix);
+                let new = read - std::mem::replace(&mut self.deadlines_read, read);
+                if count.parse() != Ok(new) {
+                    return Err(format!("{new} rows were read"));
                 }
             }
             ("connections", [host, count]) => {

@@ -68,6 +68,8 @@ struct State {
     steps: u64,
     step_faults: BTreeMap<u64, Fault>,
     exchanges: u64,
+    /// Rows given to readers, by the first octet of their keys.
+    read: BTreeMap<u8, u64>,
 }
 
 impl MemDisk {
@@ -151,6 +153,15 @@ impl MemDisk {
     /// Every pair that would survive a power cut.
     pub fn synced(&self) -> BTreeMap<Key, Value> {
         self.state().synced.clone()
+    }
+
+    /// How many rows of a table (by the prefix of its keys) readers were given.
+    pub fn rows_read(&self, prefix: u8) -> u64 {
+        self.state().read.get(&prefix).copied().unwrap_or(0)
+    }
+
+    fn snapshot_now(&self) -> Snapshot {
+        Snapshot { map: Arc::clone(&self.state().live), disk: self.clone() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -260,7 +271,7 @@ impl Engine for MemEngine {
             return Err(planned());
         }
         self.doubt = None;
-        let base = Snapshot(Arc::clone(&self.disk.state().live));
+        let base = self.disk.snapshot_now();
         let outcome = group::run(&base, units)?;
         drop(base);
         self.write(outcome)
@@ -271,8 +282,8 @@ impl Engine for MemEngine {
         if state.reopen_fails {
             return Err(planned());
         }
-        let base = Snapshot(Arc::clone(&state.live));
         drop(state);
+        let base = self.disk.snapshot_now();
         self.broken = false;
         match &self.doubt {
             Some(outcome) if outcome.holds_in(&base)? => {
@@ -311,9 +322,11 @@ impl Engine for MemEngine {
             }
             Some(Fault::Io { .. } | Fault::Hang) | None => {}
         }
-        match copying.step(&Snapshot(Arc::clone(&state.live))) {
+        // Reading takes the lock; nobody else changes the rows meanwhile.
+        drop(state);
+        match copying.step(&self.disk.snapshot_now()) {
             Ok(false) => self.copying = Some(copying),
-            Ok(true) => return exchange(&mut state, copying, fault),
+            Ok(true) => return exchange(&mut self.disk.state(), copying, fault),
             Err(error) => return Ok(Compaction::GivenUp(error)),
         }
         Ok(Compaction::Going)
@@ -347,15 +360,27 @@ fn exchange(
 
 impl Snapshots for MemDisk {
     fn snapshot(&self) -> Result<Box<dyn Read + Send>, EngineError> {
-        Ok(Box::new(Snapshot(Arc::clone(&self.state().live))))
+        Ok(Box::new(self.snapshot_now()))
     }
 }
 
-struct Snapshot(Arc<Map>);
+struct Snapshot {
+    map: Arc<Map>,
+    disk: MemDisk,
+}
+
+impl Snapshot {
+    fn count(&self, key: &[u8], rows: usize) {
+        let prefix = key.first().copied().unwrap_or_default();
+        *self.disk.state().read.entry(prefix).or_default() += rows as u64;
+    }
+}
 
 impl Read for Snapshot {
     fn get(&self, key: &[u8]) -> Result<Option<Value>, EngineError> {
-        Ok(self.0.get(key).cloned())
+        let value = self.map.get(key).cloned();
+        self.count(key, usize::from(value.is_some()));
+        Ok(value)
     }
 
     fn range(
@@ -368,9 +393,12 @@ impl Read for Snapshot {
             return Ok(Vec::new());
         }
         let pairs = self
-            .0
+            .map
             .range::<[u8], _>((Bound::Included(range.start), Bound::Excluded(range.end)))
             .map(|(key, value)| (key.clone(), value.clone()));
-        Ok(if reverse { pairs.rev().take(limit).collect() } else { pairs.take(limit).collect() })
+        let found: Vec<_> =
+            if reverse { pairs.rev().take(limit).collect() } else { pairs.take(limit).collect() };
+        self.count(range.start, found.len());
+        Ok(found)
     }
 }

@@ -399,6 +399,110 @@ async fn a_damaged_record_is_set_aside_and_can_be_removed() {
     assert_eq!(store.remove(vec![bad.id, good.id]).await.unwrap(), 2);
     assert!(store.list(None, 10).unwrap().is_empty());
     assert!(store.agenda(Timestamp::MAX, Far::Due, 10).unwrap().0.is_empty());
+    assert_sound(&store);
+    assert_eq!(store.counts().unwrap(), Counts::default());
+}
+
+#[tokio::test]
+async fn a_damaged_record_of_incoming_counts_no_more_once_removed() {
+    let site = Site::new();
+    let store = site.open();
+    let bad = accept(&site, &store, strings(&["a@b.example"]), 9000, None).await.unwrap();
+    let held = accept(&site, &store, strings(&["a@b.example"]), 700, None).await.unwrap();
+    for id in [bad.id, held.id] {
+        assert!(store.set_aside(id, "damaged".into()).await.unwrap());
+        assert!(!store.set_aside(id, "damaged".into()).await.unwrap());
+    }
+    assert_sound(&store);
+    assert!(
+        store.job(held.jobs[0].id).unwrap().is_none()
+            && store.incoming(None, 9).unwrap().is_empty()
+    );
+    let mut batch = super::engine::Batch::default();
+    batch.puts.push((schema::INCOMING.key(bad.id), vec![77, 1, 2, 3]));
+    store.core().writer.submit(super::writer::Class::Acknowledged, batch).await.unwrap();
+    assert_eq!(store.remove(vec![bad.id]).await.unwrap(), 1);
+    assert_sound(&store);
+    assert_eq!(store.counts().unwrap(), Counts { messages: 1, incoming: 1, held: 1, octets: 700 });
+    assert_eq!(store.core().incoming_octets.load(Ordering::Relaxed), 700);
+}
+
+#[tokio::test]
+async fn what_is_set_aside_hides_nothing_behind_it() {
+    let site = Site::new();
+    let store = site.open();
+    let mut ids = Vec::new();
+    for n in 0..30 {
+        let one = accept(&site, &store, vec![format!("u{n}@b.example")], 10, None).await.unwrap();
+        ids.push(one.jobs[0].id);
+        store.park(vec![one.jobs[0].id]).await.unwrap();
+        site.pass(Duration::from_millis(1));
+    }
+    ids[..25].iter().for_each(|id| store.core().quarantine(*id));
+    let destination = to("x@b.example").0;
+    let ready = |limit| {
+        let (due, _) = store.ready(&destination, site.now(), Far::Due, None, limit).unwrap();
+        due.into_iter().map(|(_, job)| job).collect::<Vec<_>>()
+    };
+    assert_eq!(ready(3), ids[25..28]);
+    assert_eq!(ready(100), ids[25..]);
+}
+
+#[tokio::test]
+async fn failures_that_come_together_are_each_counted() {
+    let site = Site::new();
+    let store = site.open();
+    let one = accept(&site, &store, strings(&["a@b.example"]), 10, None).await.unwrap();
+    store.park(vec![one.jobs[0].id]).await.unwrap();
+    let destination = &one.jobs[0].destination;
+    let next = |before: Option<&DestinationState>| {
+        let failures = before.map_or(0, |state| state.failures) + 1;
+        let last = Some(*said(Timestamp::from_millis(START), (4, 4, 1)));
+        Some(DestinationState { not_before: Timestamp::from_millis(START + 1000), failures, last })
+    };
+    // All of them are asked for before the first is committed.
+    site.disk.hold();
+    let all: Vec<_> = (0..5)
+        .map(|_| {
+            let (store, destination) = (store.clone(), destination.clone());
+            tokio::spawn(async move { store.destination_failed(&destination, next).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    site.disk.let_go();
+    for failed in all {
+        failed.await.unwrap().unwrap();
+    }
+    assert_eq!(store.destination(destination).unwrap().unwrap().failures, 5);
+    assert_eq!(
+        store.in_trouble(None, 9).unwrap(),
+        (vec![destination.clone()], Some(destination.clone()))
+    );
+    assert_sound(&store);
+}
+
+#[tokio::test]
+async fn a_damaged_destination_is_asked_once_more() {
+    let site = Site::new();
+    let store = site.open();
+    let two = strings(&["a@b.example", "a@c.example"]);
+    let accepted = accept(&site, &store, two, 10, None).await.unwrap();
+    let damage = async || {
+        let mut batch = super::engine::Batch::default();
+        batch.puts.push((schema::DEST.key(&accepted.jobs[0].destination), vec![77, 1, 2, 3]));
+        store.core().writer.submit(super::writer::Class::Acknowledged, batch).await.unwrap();
+    };
+    damage().await;
+    assert_eq!(store.destination(&accepted.jobs[0].destination).unwrap(), None);
+    assert!(store.advance_agenda(&accepted.jobs[0].destination).await.unwrap());
+    flush(&store).await;
+    assert_sound(&store);
+    // Nor does it keep a settle from being recorded.
+    damage().await;
+    let due = site.now().after(Duration::from_secs(900));
+    store.settle(&accepted.jobs[0], deferred(due)).await.unwrap();
+    flush(&store).await;
+    assert_sound(&store);
 }
 
 #[tokio::test]

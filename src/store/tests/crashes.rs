@@ -141,3 +141,36 @@ async fn an_error_at_any_commit_is_survived() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_outcome_waits_for_room_for_its_body() {
+    let site = Site::new();
+    // No file for bodies can be made.
+    let in_the_way = site.directory.path().join("body-1.redb.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let store = site.open();
+    let one = accept(&site, &store, ["a@b.example".into(), "c@b.example".into()], 500, None);
+    let one = one.await.unwrap();
+    let job = one.jobs[0].clone();
+    let (now, due) = (site.now(), site.now().after(Duration::from_secs(900)));
+    let settle = tokio::spawn({
+        let (store, job) = (store.clone(), job.clone());
+        async move {
+            let decide: Decide = Box::new(move |_| {
+                let recipients = vec![(0, delivered(now))];
+                Ok(Verdict { recipients, retry_at: Some(due), ..verdict() })
+            });
+            store.settle(&job, decide).await
+        }
+    });
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(!settle.is_finished() && store.claim(job.id).is_none(), "nobody else attempts it");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    settle.await.unwrap().unwrap();
+    flush(&store).await;
+    assert_sound(&store);
+    let left = store.job(job.id).unwrap().unwrap().recipients;
+    assert_eq!(left.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [1], "one was delivered");
+}

@@ -13,6 +13,8 @@ enum Op {
     Accept(Vec<u8>, usize, bool),
     Deliver(usize),
     Defer(usize),
+    /// Deferred, and the sender is warned.
+    Warn(usize),
     Fail(usize),
     Replace(usize, Vec<u8>),
     Checkpoint(usize),
@@ -37,6 +39,7 @@ fn ops() -> impl Strategy<Value = Op> {
             .prop_map(|(domains, size, held)| Op::Accept(domains, size, held)),
         3 => which().prop_map(Op::Deliver),
         4 => which().prop_map(Op::Defer),
+        2 => which().prop_map(Op::Warn),
         3 => which().prop_map(Op::Fail),
         1 => (which(), proptest::collection::vec(0u8..4, 1..120)).prop_map(|(n, to)| Op::Replace(n, to)),
         2 => which().prop_map(Op::Checkpoint),
@@ -145,6 +148,20 @@ impl World {
         }
     }
 
+    async fn warn(&mut self, n: usize) {
+        let Some(job) = self.job(n) else { return };
+        let due = self.site.now().after(Duration::from_secs(900));
+        let decide: Decide = Box::new(move |_| {
+            let reports = vec![(report(1), Ok(to("joe@a.example").0))];
+            Ok(Verdict { retry_at: Some(due), warned: true, reports, ..verdict() })
+        });
+        let settled = self.store.settle(&job, decide).await.unwrap();
+        let warning = settled.accepted.into_iter().next().expect("a warning");
+        let size = warning.bytes.unwrap().len() as u64;
+        let recipients = BTreeMap::from([("joe@a.example".to_owned(), State::Open)]);
+        self.model.insert(warning.id, Model { size, held: false, recipients });
+    }
+
     async fn step(&mut self, op: Op) {
         match op {
             Op::Accept(domains, size, held) => {
@@ -157,6 +174,7 @@ impl World {
             }
             Op::Deliver(n) => self.settle(n, State::Done, Vec::new()).await,
             Op::Defer(n) => self.settle(n, State::Open, Vec::new()).await,
+            Op::Warn(n) => self.warn(n).await,
             Op::Fail(n) => self.settle(n, State::Failed, Vec::new()).await,
             Op::Replace(n, domains) => {
                 if self.job(n).is_some() {
