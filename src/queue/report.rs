@@ -74,9 +74,10 @@ impl Reports {
         Some(id)
     }
 
-    /// How long there is nothing to do; none when nothing is left.
-    pub(super) fn rest(&self, now: Timestamp) -> Option<Duration> {
-        let is_read = matches!(self.walk, Walk::Done) || self.due.len() + PAGE > REMEMBERED_MAX;
+    /// How long there is nothing to do, for one who reads on in the store (`reads`) or does not; none when nothing is left.
+    pub(super) fn rest(&self, now: Timestamp, reads: bool) -> Option<Duration> {
+        let is_full = self.due.len() + PAGE > REMEMBERED_MAX;
+        let is_read = !reads || matches!(self.walk, Walk::Done) || is_full;
         let next = self.due.first().map(|(due, _)| due.since(now));
         if is_read { next } else { Some(Duration::ZERO) }
     }
@@ -150,7 +151,7 @@ mod tests {
     fn what_is_not_remembered_is_read_again() {
         let mut reports = Reports { walk: Walk::Done, ..Reports::default() };
         let now = Timestamp::from_secs(1_000_000);
-        assert_eq!(reports.rest(now), None);
+        assert_eq!(reports.rest(now, true), None);
         for n in 0..REMEMBERED_MAX as u64 {
             reports.note(now, QueueId::from_u64(n));
         }
@@ -158,10 +159,10 @@ mod tests {
         reports.note(now, QueueId::from_u64(u64::MAX));
         assert!(matches!(reports.walk, Walk::Start));
         // Not before there is room: until then only what is remembered counts.
-        assert_eq!(reports.rest(now.before(PAUSE)), Some(PAUSE));
+        assert_eq!(reports.rest(now.before(PAUSE), true), Some(PAUSE));
         while reports.due.len() + PAGE > REMEMBERED_MAX {
             assert!(reports.next(now).is_some());
         }
-        assert_eq!(reports.rest(now.before(PAUSE)), Some(Duration::ZERO));
+        assert_eq!(reports.rest(now.before(PAUSE), true), Some(Duration::ZERO));
     }
 }

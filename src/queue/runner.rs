@@ -427,9 +427,12 @@ impl Runner {
         if more && self.schedule.has_room() {
             return Ok(Duration::ZERO);
         }
+        if self.initiative == Initiative::Asked {
+            // Nothing is read by itself: the times below never come.
+            return Ok(judging);
+        }
         let mut next = self.agenda_at;
         if let Incoming::From(instant) = self.incoming
-            && self.initiative == Initiative::Due
             && self.schedule.has_room()
         {
             next = next.min(instant);
@@ -441,7 +444,8 @@ impl Runner {
     /// nothing to do, [`REST_MAX`] at most.
     fn judge(&mut self, now: Timestamp) -> Result<Duration, StoreError> {
         let mut rest = REST_MAX;
-        if self.initiative == Initiative::Due {
+        let is_due = self.initiative == Initiative::Due;
+        if is_due {
             self.reports.read_on(&self.house.store)?;
         }
         while self.errands.len() < ERRANDS_MAX
@@ -451,11 +455,10 @@ impl Runner {
         }
         // Whatever ends while there are too many errands makes another turn.
         if self.errands.len() < ERRANDS_MAX {
-            rest = rest.min(self.reports.rest(now).unwrap_or(REST_MAX));
+            rest = rest.min(self.reports.rest(now, is_due).unwrap_or(REST_MAX));
         }
         // Without an interval nothing is tried by itself, so nothing is warned about or given up either. One at a time, in parts.
-        let judges = self.initiative == Initiative::Due && self.interval.is_some();
-        if judges && self.judges.is_empty() {
+        if is_due && self.interval.is_some() && self.judges.is_empty() {
             if let Some((destination, place)) = self.deadlines.next(&self.house.store)? {
                 let house = self.house.clone();
                 let errand = attempt::judge_overdue(house, destination, place, self.interval);
@@ -902,3 +905,6 @@ async fn time_to_stop(stop: &mut watch::Receiver<bool>) {
     // Its value is known: true.
     drop(stop.wait_for(|stop| *stop).await);
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! How long the loop rests when there is nothing to do.
+
+use super::*;
+use crate::config::Config;
+use crate::deliver::Mailers;
+use crate::maillog::Maillog;
+use crate::store::engine::mem::MemDisk;
+use crate::store::{Store, StoreOptions};
+use crate::world::Clock;
+use crate::world::fake::FakeWorld;
+
+fn house(directory: &tempfile::TempDir) -> House {
+    let world = FakeWorld::default();
+    let clock = world.clock.clone();
+    let options = StoreOptions {
+        directory: directory.path().to_owned(),
+        cache_size: 4 << 20,
+        body_generation_size: 1 << 30,
+        incoming_size: 1 << 20,
+        max_unsettled: 10,
+        min_free: 0,
+        clock: Arc::new(move || clock.now()),
+    };
+    let store = Store::with_engine(options, Box::new(MemDisk::new().engine()), None).unwrap();
+    let (config, world) = (Arc::new(Config::default()), world.world());
+    let mailers = Arc::new(Mailers::new(config.clone(), world.clone(), store.clone()));
+    House { config, store, world, mailers, maillog: Maillog::discard().unwrap() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_has_nothing_to_do_rests() {
+    let directory = tempfile::tempdir().unwrap();
+    let house = house(&directory);
+    let interval = Some(Duration::from_secs(900));
+    for (initiative, interval) in
+        [(Initiative::Asked, None), (Initiative::Due, None), (Initiative::Due, interval)]
+    {
+        let mut runner = Runner::new(house.clone(), interval, initiative);
+        // What may be in the store at the start is read in a few turns.
+        let turns = (0..10).find(|_| runner.feed().unwrap() == REST_MAX);
+        assert!(turns.is_some(), "{initiative:?} {interval:?}");
+        tokio::time::advance(REST_MAX).await;
+        assert!((0..3).any(|_| runner.feed().unwrap() == REST_MAX), "{initiative:?} {interval:?}");
+    }
+}
