@@ -11,8 +11,8 @@
 //! | `inflight` | [`Store::begin`], [`Store::interrupted`], [`Store::forget_interrupted`]: what an unclean stop interrupts |
 //! | `settle` | [`Store::settle`]; what it changes in `jobs`, its reports in `report` |
 //! | `park` | [`Store::park`]: from INCOMING to the schedule |
-//! | `destination` | [`Store::set_destination`], [`Store::reroute`], [`Store::set_host`] |
-//! | `operate` | [`Store::hold`], [`Store::release`], [`Store::remove`], [`Store::reschedule`], [`Store::operate`] |
+//! | `destination` | [`Store::set_destination`], [`Store::destination_failed`], [`Store::reroute`], [`Store::set_host`] |
+//! | `operate` | [`Store::operate`]: hold, release, remove, reschedule, reroute; [`Store::set_aside`] |
 //! | `read` | what is due, listings, counts |
 //! | `statistics` | [`Store::statistics`], [`Store::reset_statistics`], [`Store::tally`] |
 //! | `history` | [`history::History`]: what happened to messages, in a file of its own |

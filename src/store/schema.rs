@@ -63,7 +63,8 @@
 //! | `settle`, scheduled | change MESSAGE or RECIPIENTS, move READY, delete INFLIGHT, and *reports as INCOMING messages*; the last one out deletes everything and lowers BODYGEN | job and reports as before: it is attempted again, the report is made then | all of it | a report is never lost and never made twice for one failure (if the last job finds more unreported than one report covers, reports on others are batches before its own, so it is open until the last) |
 //! | `park` | as settle, deferred | INCOMING still | scheduled | nothing |
 //! | `reroute` | move READY, change MESSAGE, RECIPIENTS or INCOMING | the old destination: routed again at its attempt | the new one | nothing |
-//! | `set_destination`, `set_host` | DEST, AGENDA; HOST | the older state: a host known to be down is asked once more | | one connection more |
+//! | `set_destination`, `destination_failed`, `set_host` | DEST, AGENDA; HOST | the older state: a host known to be down is asked once more | | one connection more |
+//! | `set_aside` | as `hold`, of one message; in INCOMING the row alone | it is found damaged once more | held | nothing |
 //! | `hold` `release` `remove` `reschedule`, and `operate` with a relay | slices of at most 100 messages: MESSAGE, READY, DEST, AGENDA, DEADLINE, HELD... | the slices before it are done, the rest is not; the operator got no answer | as answered | a removed message in flight may still arrive |
 //! | `evacuate` | (copies sealed first) change the body in MESSAGE, and BODYGEN; in slices | the copies are orphans of their generation | the old bodies are | nothing |
 //! | compaction | none: `queue.redb.new` is filled beside the work, then renamed, before the next commit | the old file; the draft is removed at the start | the new file, with the same rows | nothing |

@@ -30,6 +30,19 @@ fn all_jobs(store: &Store, id: QueueId) -> Vec<EntryJob> {
 }
 
 #[tokio::test]
+async fn a_client_waits_for_no_lazy_commit() {
+    let site = Site::new();
+    let store = site.open();
+    let begun = std::time::Instant::now();
+    for recipients in [101, 500, 999, 1000, 1001] {
+        accept(&site, &store, many(recipients, 1), 500, None).await.unwrap();
+    }
+    assert!(begun.elapsed() < 5 * Store::LAZY_MAX, "{:?}", begun.elapsed());
+    unfolded(&store).await;
+    assert_sound(&store);
+}
+
+#[tokio::test]
 async fn one_destination_gives_full_jobs() {
     let site = Site::new();
     let store = site.open();
