@@ -76,7 +76,7 @@ pub use self::inflight::{Begun, Interrupted};
 pub use self::intake::Intake;
 use self::keeper::{Errand, Keeper};
 pub use self::operate::{Command, Reroute};
-pub use self::read::{Due, FARTHEST, Far};
+pub use self::read::{Due, FARTHEST, Far, Unreported};
 pub use self::statistics::Tally;
 use self::writer::Writer;
 use crate::mail::job::{Destination, Job, JobId};

@@ -68,9 +68,9 @@ impl Store {
         Ok(self.operate(ids, Command::Hold(reason), PATIENCE).await?.len() as u64)
     }
 
-    /// Sets a message aside that cannot be attempted because something of it is damaged: as [`Store::hold`], but without waiting for whoever
-    /// has it in hand, and without moving its body. Durable. False when it is held already, gone, or its own record cannot be read
-    /// (then it shows as held, and is not offered again).
+    /// Sets a message aside that cannot be attempted because something of it is damaged: as [`Store::hold`], but without waiting
+    /// for whoever has it in hand, and without moving its body. Durable. False when it is held already, gone, or its own record
+    /// cannot be read (then it shows as held, and is not offered again).
     ///
     /// # Errors
     /// `Full`, `Unavailable`, `Closing`.
@@ -206,8 +206,9 @@ impl Core {
         let elsewhere = keys_elsewhere(&*self.writer.snapshot()?, id)?;
         let body = self.body_of_damaged(id).await?;
         let forget = move |read: &dyn Read| forget_damaged(read, id, &elsewhere, body);
-        let (messages, octets, emptied) = self.writer.apply(Class::Acknowledged, 0, forget).await?;
-        self.give_incoming(octets);
+        let Forgotten { messages, freed, emptied } =
+            self.writer.apply(Class::Acknowledged, 0, forget).await?;
+        self.give_incoming(freed);
         if let Some(generation) = emptied {
             self.leave(Errand::Generation(generation));
         }
@@ -393,15 +394,24 @@ fn keys_elsewhere(read: &dyn Read, id: QueueId) -> Result<Vec<Key>, StoreError> 
     Ok(found)
 }
 
+/// What taking away a message whose record cannot be read did.
+struct Forgotten {
+    messages: u64,
+    /// Octets in INCOMING.
+    freed: u64,
+    /// The generation whose last message it was.
+    emptied: Option<u32>,
+}
+
 /// Takes away every row of a message whose record cannot be read, and what it counted for: its octets are those of its body. When it
 /// is not known where that is (`body`), they stay counted (I8, I9 are off by it): its body file is kept rather than one message too
-/// few. Gives the messages there were, the octets this frees in INCOMING, and the generation whose last message it was.
+/// few.
 fn forget_damaged(
     read: &dyn Read,
     id: QueueId,
     elsewhere: &[Key],
     body: Option<(u32, u64)>,
-) -> Result<(Batch, (u64, u64, Option<u32>)), StoreError> {
+) -> Result<(Batch, Forgotten), StoreError> {
     let mut edit = Edit::on(read);
     let in_message = read.get(&MESSAGE.key(id))?.is_some();
     let in_incoming = read.get(&INCOMING.key(id))?.is_some();
@@ -444,7 +454,7 @@ fn forget_damaged(
         STAGED.under(id),
         UNREPORTED.under(id),
     ]);
-    Ok((batch, (u64::from(in_message || in_incoming), freed, emptied)))
+    Ok((batch, Forgotten { messages: u64::from(in_message || in_incoming), freed, emptied }))
 }
 
 /// Held messages of INCOMING, counted: INCOMING is bounded, and this is for a record that does not tell any more.

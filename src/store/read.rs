@@ -32,6 +32,9 @@ pub(super) type Rows = Vec<(Key, Value)>;
 /// What is due with its time, oldest first; and the time of the next one that is not yet.
 pub type Due<T> = (Vec<(Timestamp, T)>, Option<Timestamp>);
 
+/// Messages with something unreported and since when; and the last message looked at, none at the end.
+pub type Unreported = (Vec<(QueueId, Timestamp)>, Option<QueueId>);
+
 /// What a time further ahead than [`FARTHEST`] means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Far {
@@ -192,7 +195,7 @@ impl Store {
         &self,
         after: Option<QueueId>,
         limit: usize,
-    ) -> Result<(Vec<(QueueId, Timestamp)>, Option<QueueId>), StoreError> {
+    ) -> Result<Unreported, StoreError> {
         let snapshot = self.core().writer.snapshot()?;
         let (mut start, end) = UNREPORTED.all();
         let mut last = after;
