@@ -534,9 +534,10 @@ impl Play {
             "crash" => self.crash()?,
             "expect" => {
                 self.quiet().await;
-                // A file is written by a thread of its own, which no queue and no event tells of.
+                // A file is written by a thread of its own, which no queue and no event tells of, and logged after that.
                 for _ in 0..FILE_ROUNDS_MAX {
-                    if !rest.starts_with("file ") || self.expect(rest).is_ok() {
+                    let waits = rest.starts_with("file ") || rest.starts_with("log ");
+                    if !waits || self.expect(rest).is_ok() {
                         break;
                     }
                     self.quiet().await;
