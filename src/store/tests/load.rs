@@ -92,6 +92,29 @@ async fn a_message_keeps_its_state_and_is_loaded_once() {
 }
 
 #[tokio::test]
+async fn what_its_destination_met_before_is_not_counted() {
+    let site = Site::new();
+    let store = site.open();
+    let first = id_of(load(&site, &store, "1", one("x@b.example"), 500, None).await.unwrap());
+    let destination = store.entry(first).unwrap().unwrap().jobs[0].destination.clone();
+    let failed = |failures| {
+        let not_before = site.now().after(Duration::from_secs(900));
+        let last = Some(*said(site.now(), (4, 4, 1)));
+        DestinationState { not_before, failures, last }
+    };
+    store.set_destination(&destination, failed(1)).await.unwrap();
+    site.pass(Duration::from_secs(300));
+    let second = id_of(load(&site, &store, "2", one("y@b.example"), 500, None).await.unwrap());
+    let attempts = |id| store.entry(id).unwrap().unwrap().jobs[0].attempts;
+    // What it met elsewhere is 600 s old, older than that failure.
+    assert_eq!((attempts(first), attempts(second)), (8, 7));
+    site.pass(Duration::from_secs(600));
+    store.set_destination(&destination, failed(2)).await.unwrap();
+    flush(&store).await;
+    assert_eq!((attempts(first), attempts(second)), (9, 8));
+}
+
+#[tokio::test]
 async fn a_commit_that_fails_loads_nothing_and_is_not_remembered() {
     for applied in [false, true] {
         let site = Site::new();
