@@ -54,7 +54,7 @@ use kvmta::queue::runner::{Initiative, Runner, Sources};
 use kvmta::settle::RunSettings;
 use kvmta::store::engine::mem::MemDisk;
 use kvmta::store::engine::{Batch, Engine, Work};
-use kvmta::store::{Accepted, Store, StoreOptions};
+use kvmta::store::{Accepted, Store, StoreError, StoreOptions};
 use kvmta::world::Clock;
 use kvmta::world::fake::{FakeWorld, Kind, Record, Said, Zone};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream};
@@ -70,7 +70,7 @@ const TURNS: u32 = 100;
 /// Rounds after which something is taken to run in circles.
 const ROUNDS_MAX: u32 = 200_000;
 /// Times of quiet after which a file that is not as expected will not be.
-const FILE_ROUNDS_MAX: u32 = 1000;
+const FILE_ROUNDS_MAX: u32 = 10_000;
 
 /// What hosts saw.
 #[derive(Default)]
@@ -371,6 +371,16 @@ impl Play {
         }
     }
 
+    /// Waits for the check of body files that a crash left open: it takes as long as the disk does, and the clock here would run on.
+    async fn bodies_checked(&mut self) {
+        let store = self.store().clone();
+        for entry in self.entries() {
+            while let Err(StoreError::Unavailable(_)) = store.read_body(&entry.body, 0).await {
+                self.quiet().await;
+            }
+        }
+    }
+
     /// Lets everything run until no thread of the house has anything to do.
     async fn quiet(&mut self) {
         let Some(standing) = &self.standing else { return };
@@ -492,7 +502,8 @@ impl Play {
             self.stand();
         }
         match word {
-            "down" | "start" => {}
+            "down" => {}
+            "start" => self.bodies_checked().await,
             "submit" => self.submit(rest).await?,
             "run" => self.run(rest).await?,
             "pass" => self.pass(duration(rest)).await,
