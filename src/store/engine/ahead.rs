@@ -3,7 +3,7 @@
 //! A file of redb grows by setting its length, so its new part is a hole. The first write to each page of a hole makes the
 //! file system allocate a block, and the fsync after it has to write that down too: with a journal it then takes twice
 //! as long as one that only writes over what is there. One message at a time waits for nothing but these fsyncs. So when
-//! small commits reach the end of what was ever written, the next [`STEP`] is filled with zeros in one go. Large commits are not
+//! a small commit is the first to write to a [`STEP`] of the file, that is filled with zeros in one go. Large commits are not
 //! helped: for them the octets cost more than the bookkeeping.
 //!
 //! Pure: it says what to fill, [`Watched`](super::redb::Watched) does it. Never names an octet that may have been written: those before
@@ -11,7 +11,8 @@
 
 use std::ops::Range;
 
-/// Octets filled at once: about a millisecond of a disk, for some hundred small commits.
+/// Octets filled at once: about a millisecond of a disk, for some hundred small commits. The unit in which is known what was
+/// written: a bit for each, 4 KiB for a file of 32 GiB.
 pub const STEP: usize = 1 << 20;
 /// Octets written since the last fsync, above which a commit is not small.
 const SMALL: u64 = 256 << 10;
@@ -19,8 +20,8 @@ const SMALL: u64 = 256 << 10;
 /// What is known of one file.
 #[derive(Debug)]
 pub struct Ahead {
-    /// From here on nothing was ever written.
-    end: u64,
+    /// For each step whether something in it may have been written.
+    written: Vec<bool>,
     length: u64,
     /// Octets since the last fsync.
     unsynced: u64,
@@ -29,13 +30,15 @@ pub struct Ahead {
 impl Ahead {
     /// Of a file with this length, of which any octet may be written.
     pub fn new(length: u64) -> Ahead {
-        Ahead { end: length, length, unsynced: 0 }
+        Ahead { written: vec![true; steps(length)], length, unsynced: 0 }
     }
 
     /// The file has another length.
     pub fn resized(&mut self, length: u64) {
+        // What is cut off and added again is empty; a step that is cut in its middle is not.
+        self.written.truncate(steps(length));
+        self.written.resize(steps(length), false);
         self.length = length;
-        self.end = self.end.min(length);
     }
 
     /// An fsync.
@@ -43,21 +46,27 @@ impl Ahead {
         self.unsynced = 0;
     }
 
-    /// A write that is about to happen; what is to be filled before it, at most [`STEP`] octets or those of the write.
+    /// A write that is about to happen; what is to be filled before it, at most a [`STEP`].
     pub fn writing(&mut self, octets: Range<u64>) -> Option<Range<u64>> {
         self.unsynced += octets.end - octets.start;
-        if octets.end <= self.end {
-            return None;
-        }
-        let step = self.end + STEP as u64;
-        let fill = self.end..step.min(self.length);
-        if self.unsynced > SMALL || octets.end > fill.end {
-            self.end = octets.end;
-            return None;
-        }
-        self.end = fill.end;
-        Some(fill)
+        let (first, last) = (step_of(octets.start), steps(octets.end));
+        let touched = self.written.get_mut(first..last)?;
+        let is_first = touched.iter().any(|written| !*written);
+        let one = touched.len() == 1;
+        touched.fill(true);
+        let start = first as u64 * STEP as u64;
+        (is_first && one && self.unsynced <= SMALL)
+            .then(|| start..(start + STEP as u64).min(self.length))
     }
+}
+
+fn step_of(octet: u64) -> usize {
+    usize::try_from(octet / STEP as u64).unwrap_or(usize::MAX)
+}
+
+/// Steps that so many octets are in.
+fn steps(octets: u64) -> usize {
+    step_of(octets.saturating_add(STEP as u64 - 1))
 }
 
 #[cfg(test)]
@@ -67,30 +76,30 @@ mod tests {
     const MIB: u64 = STEP as u64;
 
     #[test]
-    fn fills_the_next_step_when_a_small_write_reaches_the_end() {
+    fn a_small_write_fills_the_step_it_is_the_first_in() {
         let mut ahead = Ahead::new(MIB);
         assert_eq!(ahead.writing(0..4096), None, "may hold something");
-        ahead.resized(4 * MIB);
-        assert_eq!(ahead.writing(MIB..MIB + 4096), Some(MIB..2 * MIB));
-        assert_eq!(ahead.writing(MIB + 4096..MIB + 8192), None, "is filled");
-        assert_eq!(ahead.writing(2 * MIB - 4096..2 * MIB + 4096), Some(2 * MIB..3 * MIB));
-        assert_eq!(ahead.writing(3 * MIB..3 * MIB + 8), Some(3 * MIB..4 * MIB), "up to the length");
+        ahead.resized(4 * MIB - 4096);
+        assert_eq!(ahead.writing(2 * MIB + 4096..2 * MIB + 8192), Some(2 * MIB..3 * MIB));
+        assert_eq!(ahead.writing(2 * MIB..2 * MIB + 4096), None, "is filled");
+        assert_eq!(ahead.writing(MIB..MIB + 8), Some(MIB..2 * MIB), "one before it");
+        assert_eq!(ahead.writing(3 * MIB..3 * MIB + 8), Some(3 * MIB..4 * MIB - 4096));
     }
 
     #[test]
     fn never_fills_what_was_written() {
         let mut ahead = Ahead::new(0);
         ahead.resized(8 * MIB);
-        assert_eq!(ahead.writing(3 * MIB..3 * MIB + 10), None, "too far: the hole stays");
-        assert_eq!(ahead.writing(MIB..MIB + 10), None, "behind it, nobody knows what is written");
-        assert_eq!(
-            ahead.writing(3 * MIB + 10..3 * MIB + 20),
-            Some(3 * MIB + 10..4 * MIB + 10),
-            "goes on behind it"
-        );
-        ahead.resized(2 * MIB);
+        assert_eq!(ahead.writing(MIB - 10..MIB + 10), None, "two steps at once");
+        assert_eq!(ahead.writing(0..10), None);
+        assert_eq!(ahead.writing(MIB..MIB + 10), None);
+        assert_eq!(ahead.writing(5 * MIB..5 * MIB + 10), Some(5 * MIB..6 * MIB));
+        ahead.resized(5 * MIB + 20);
         ahead.resized(8 * MIB);
-        assert_eq!(ahead.writing(2 * MIB..2 * MIB + 1), Some(2 * MIB..3 * MIB), "was cut off");
+        assert_eq!(ahead.writing(5 * MIB + 30..5 * MIB + 40), None, "was cut in its middle");
+        ahead.resized(5 * MIB);
+        ahead.resized(8 * MIB);
+        assert_eq!(ahead.writing(5 * MIB..5 * MIB + 1), Some(5 * MIB..6 * MIB), "was cut off");
     }
 
     #[test]
@@ -100,6 +109,6 @@ mod tests {
         assert_eq!(ahead.writing(0..SMALL), Some(0..MIB));
         assert_eq!(ahead.writing(MIB..MIB + 1), None);
         ahead.synced();
-        assert_eq!(ahead.writing(MIB + 1..MIB + 2), Some(MIB + 1..2 * MIB + 1));
+        assert_eq!(ahead.writing(2 * MIB..2 * MIB + 1), Some(2 * MIB..3 * MIB));
     }
 }
