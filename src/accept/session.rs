@@ -612,7 +612,7 @@ fn reply_of(error: &StoreError) -> Reply {
         StoreError::Busy => Reply::new(451, status(3, 0), "Queue is busy; try again later"),
         StoreError::Missing(_)
         | StoreError::Locked(_)
-        | StoreError::Newer { .. }
+        | StoreError::OtherFormat { .. }
         | StoreError::Unavailable(_)
         | StoreError::Damaged { .. }
         | StoreError::Closing => {

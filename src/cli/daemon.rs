@@ -259,7 +259,7 @@ async fn open(config: &Arc<Config>, world: &World) -> Result<Store, StoreError> 
 fn exit_of(error: &StoreError) -> Exit {
     match error {
         StoreError::Locked(_) => Exit::Unavailable,
-        StoreError::Newer { .. } => Exit::Config,
+        StoreError::OtherFormat { .. } => Exit::Config,
         StoreError::Full => Exit::TempFail,
         _ => Exit::OsErr,
     }

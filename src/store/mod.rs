@@ -113,9 +113,11 @@ pub enum StoreError {
     /// Another process holds it.
     #[error("queue in {0} is in use by another process")]
     Locked(PathBuf),
-    /// Made by a newer kvmta; nothing was touched.
-    #[error("queue has format {found}, this kvmta knows up to {known}: nothing was changed")]
-    Newer {
+    /// Made by another version of kvmta; nothing was touched.
+    #[error(
+        "queue has format {found}, this kvmta knows {known}: nothing was changed; empty it with the version that made it"
+    )]
+    OtherFormat {
         /// Its format.
         found: u32,
         /// Ours.

@@ -43,7 +43,7 @@ impl Store {
     /// Opens the store in `options.directory`; makes it when `create`.
     ///
     /// # Errors
-    /// `Missing`, `Locked`, `Newer`, `Unavailable`.
+    /// `Missing`, `Locked`, `OtherFormat`, `Unavailable`.
     pub fn open(options: StoreOptions, create: bool) -> Result<Store, StoreError> {
         let directory = &options.directory;
         if create {
@@ -62,7 +62,7 @@ impl Store {
     /// Opens the store on any engine, empty or not; bodies stand in `options.directory`.
     ///
     /// # Errors
-    /// `Newer`, `Damaged`, `Unavailable`.
+    /// `OtherFormat`, `Damaged`, `Unavailable`.
     pub fn with_engine(
         options: StoreOptions,
         engine: Box<dyn Engine>,
@@ -187,9 +187,9 @@ impl Start {
         };
         let format = number(META_FORMAT)?;
         match format {
-            Some(found) if found > u64::from(FORMAT) => {
+            Some(found) if found != u64::from(FORMAT) => {
                 let found = u32::try_from(found).unwrap_or(u32::MAX);
-                return Err(StoreError::Newer { found, known: FORMAT });
+                return Err(StoreError::OtherFormat { found, known: FORMAT });
             }
             Some(_) | None => {}
         }

@@ -107,8 +107,8 @@ use crate::mail::job::{Destination, JobId};
 use crate::mail::queue_id::QueueId;
 use crate::mail::time::Timestamp;
 
-/// The format of tables and keys together. A store with a higher one is not touched.
-pub const FORMAT: u32 = 1;
+/// The format of tables and keys together. A store with another one is not touched. 2: DEADLINE goes by destination.
+pub const FORMAT: u32 = 2;
 
 /// Name → number: `format`; `ids`, above every queue ID given out so far; `open`, while a process has the store; `counting`.
 pub const META: Table<String> = Table::new("META", 0x01);

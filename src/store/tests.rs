@@ -42,6 +42,10 @@ impl Site {
     }
 
     fn open(&self) -> Store {
+        self.try_open().expect("opens")
+    }
+
+    fn try_open(&self) -> Result<Store, StoreError> {
         let clock = Arc::clone(&self.clock);
         let options = StoreOptions {
             directory: self.directory.path().to_owned(),
@@ -52,7 +56,7 @@ impl Site {
             min_free: 0,
             clock: Arc::new(move || Timestamp::from_millis(clock.load(Ordering::Relaxed))),
         };
-        Store::with_engine(options, Box::new(self.disk.engine()), None).expect("opens")
+        Store::with_engine(options, Box::new(self.disk.engine()), None)
     }
 
     fn now(&self) -> Timestamp {

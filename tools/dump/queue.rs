@@ -38,7 +38,7 @@ impl DumpError {
     pub fn exit_code(&self) -> u8 {
         match self {
             DumpError::Store(StoreError::Missing(_)) => 66,
-            DumpError::Store(StoreError::Newer { .. } | StoreError::Damaged { .. }) => 65,
+            DumpError::Store(StoreError::OtherFormat { .. } | StoreError::Damaged { .. }) => 65,
             DumpError::Store(_) => 75,
             DumpError::Write { .. } => 73,
             DumpError::Start(_) => 71,

@@ -578,3 +578,23 @@ async fn expired_host_status_is_forgotten() {
     assert_eq!(store.purge_hosts(before).await.unwrap(), 0);
     assert_sound(&store);
 }
+
+#[tokio::test]
+async fn a_queue_of_another_version_is_not_touched() {
+    for format in [schema::FORMAT - 1, schema::FORMAT + 1] {
+        let site = Site::new();
+        let store = site.open();
+        let mut batch = super::super::engine::Batch::default();
+        let key = schema::META.key(schema::META_FORMAT);
+        batch.puts.push((key, record::Record::encode(&u64::from(format))));
+        store.core().writer.submit(writer::Class::Acknowledged, batch).await.unwrap();
+        store.close().await.unwrap();
+        let commits = site.disk.commits();
+        let refused = site.try_open().map(drop);
+        assert!(
+            matches!(refused, Err(StoreError::OtherFormat { found, .. }) if found == format),
+            "{refused:?}"
+        );
+        assert_eq!(site.disk.commits(), commits);
+    }
+}
