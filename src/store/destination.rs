@@ -189,8 +189,16 @@ impl Store {
     /// `Full`, `Damaged`, `Unavailable`, `Closing`.
     pub async fn reroute(&self, id: JobId, to: Destination) -> Result<(), StoreError> {
         let now = self.core().now();
-        let reroute = move |read: &dyn Read| Ok((reroute(read, id, &to, now)?, ()));
-        self.core().writer.apply(Class::Acknowledged, 0, reroute).await
+        let reroute = move |read: &dyn Read| {
+            let batch = reroute(read, id, &to, now)?;
+            let moves = !batch.puts.is_empty();
+            Ok((batch, moves))
+        };
+        if self.core().writer.apply(Class::Acknowledged, 0, reroute).await? {
+            // Whoever looks at AGENDA does not expect it to be due there.
+            self.core().readied.notify_one();
+        }
+        Ok(())
     }
 }
 

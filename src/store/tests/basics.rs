@@ -321,6 +321,15 @@ async fn an_outage_costs_one_key_however_many_wait_behind_it() {
     assert_sound(&store);
 }
 
+/// Whether AGENDA is worth a look since the last call.
+async fn is_readied(store: &Store) -> bool {
+    tokio::select! {
+        biased;
+        () = store.readied() => true,
+        () = std::future::ready(()) => false,
+    }
+}
+
 #[tokio::test]
 async fn parked_and_rerouted_jobs_are_found_by_the_scheduler() {
     let site = Site::new();
@@ -335,7 +344,12 @@ async fn parked_and_rerouted_jobs_are_found_by_the_scheduler() {
     let destination = &jobs[0].destination;
     assert_eq!(store.counts().unwrap().incoming, 0);
     assert_eq!(store.ready(destination, site.now(), Far::Due, None, 1000).unwrap().0.len(), 50);
+    is_readied(&store).await;
     store.reroute(jobs[1].id, destination.clone()).await.unwrap();
+    assert!(is_readied(&store).await, "it is due where nobody expects it");
+    let nobody = JobId { queue_id: jobs[1].id.queue_id, number: 7 };
+    store.reroute(nobody, destination.clone()).await.unwrap();
+    assert!(!is_readied(&store).await);
     assert_sound(&store);
     assert_eq!(store.ready(destination, site.now(), Far::Due, None, 1000).unwrap().0.len(), 51);
     let new = accept(&site, &store, strings(&["a@c.example"]), 600, None).await.unwrap();
