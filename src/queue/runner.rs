@@ -13,7 +13,7 @@
 //!
 //! A crash loses the window and the explicit runs under way, nothing else. A panic in an attempt defers its job.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,6 +143,8 @@ pub struct Runner {
     idle: BTreeSet<Arc<Destination>>,
     runs: Runs,
     agenda_at: Instant,
+    /// Destinations that were due when AGENDA was read and had jobs in memory: at most as many as there are lanes.
+    passed_over: HashSet<Arc<Destination>>,
     deadlines: Deadlines,
     reports: Reports,
     incoming: Incoming,
@@ -175,6 +177,7 @@ impl Runner {
             idle: BTreeSet::new(),
             runs: Runs::default(),
             agenda_at: Instant::now(),
+            passed_over: HashSet::new(),
             deadlines: Deadlines::default(),
             reports: Reports::default(),
             incoming: Incoming::From(Instant::now()),
@@ -544,6 +547,10 @@ impl Runner {
                 false => self.schedule.works_on(&destination),
             };
             if is_read {
+                // Its page of READY is in hand; what came behind that is looked for when it is done.
+                if self.schedule.works_on(&destination) {
+                    self.passed_over.insert(Arc::new(destination));
+                }
                 continue;
             }
             self.open_lane(&destination)?;
@@ -594,6 +601,9 @@ impl Runner {
     fn advance_agenda_if_idle(&mut self, destination: &Arc<Destination>) {
         if !self.schedule.works_on(destination) {
             self.idle.insert(destination.clone());
+            if self.passed_over.remove(destination) {
+                self.agenda_after(Duration::ZERO);
+            }
         }
     }
 
