@@ -18,6 +18,8 @@ use crate::control::proto::{Answer, Request};
 use crate::mail::job::Entry;
 use crate::mail::selection::Selection;
 use crate::mail::time::Timestamp;
+use crate::world::Load;
+use crate::world::real::RealLoad;
 
 /// Messages kept for sorting; with their recipients some ten MiB.
 const KEPT_MAX: usize = 10_000;
@@ -47,26 +49,11 @@ pub fn list(config: &Arc<Config>, selection: Selection, now: Timestamp, log: Log
         // A selection asks about the messages as they are, as a run of it would try them.
         min_queue_age: (!selection.is_limited()).then_some(config.min_queue_age),
         retry_factor: config.priority.retry,
-        priority_max: priority_max(config, load_average()),
+        priority_max: config.priority_max(RealLoad::default().average()),
     };
     let result =
         ask::connect(config, log).and_then(|connected| print(config, selection, view, connected));
     ask::finish(result)
-}
-
-/// Above this priority mail waits at this load: QueueFactor / (load - QueueLA + 1); none below QueueLA.
-fn priority_max(config: &Config, load: u32) -> Option<i64> {
-    let processors = || std::thread::available_parallelism().map_or(1, usize::from) as u32;
-    let limit = config.load.queue.unwrap_or_else(|| processors().saturating_mul(8));
-    let over = load.checked_sub(limit)?;
-    Some(config.priority.queue / (i64::from(over) + 1))
-}
-
-/// Of the last minute, rounded; 0 where nobody knows.
-fn load_average() -> u32 {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let average = text.split(' ').next().and_then(|first| first.parse::<f64>().ok());
-    average.map_or(0, |average| average.round() as u32)
 }
 
 /// `-bp -qL`: lost messages, of which a store has none.
@@ -263,18 +250,5 @@ impl Rows {
 
     fn end(self) -> io::Result<()> {
         self.listing.end()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn heavy_mail_waits_for_the_load() {
-        let mut config = Config::default();
-        config.load.queue = Some(8);
-        let max = |load| priority_max(&config, load);
-        assert_eq!((max(7), max(8), max(10)), (None, Some(600_000), Some(200_000)));
     }
 }

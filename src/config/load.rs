@@ -40,15 +40,15 @@ impl LoadLimits {
 }
 
 impl Config {
-    /// Whether a message of this priority is only queued at this load: below QueueLA never, from there on when its
-    /// priority is over QueueFactor / (load - QueueLA + 1).
+    /// The priority above which mail is only queued at this load: QueueFactor / (load - QueueLA + 1); none below QueueLA.
+    pub fn priority_max(&self, load: u32) -> Option<i64> {
+        let over = load.checked_sub(self.load.queue?)?;
+        Some(self.priority.queue / (i64::from(over) + 1))
+    }
+
+    /// Whether a message of this priority is only queued at this load.
     pub fn waits_for_load(&self, priority: i64, load: u32) -> bool {
-        match self.load.queue {
-            Some(limit) if load >= limit => {
-                priority > self.priority.queue / (i64::from(load - limit) + 1)
-            }
-            _ => false,
-        }
+        self.priority_max(load).is_some_and(|max| priority > max)
     }
 
     /// Whether nothing at all is tried at this load: not even one that has one recipient and no size.
@@ -80,6 +80,8 @@ mod tests {
             assert_eq!(config.waits_for_load(priority, load), waits, "{load} {priority}");
         }
         assert!(!config.rests_for_load(27) && config.rests_for_load(28));
+        let max = |load| config.priority_max(load);
+        assert_eq!((max(7), max(8), max(10)), (None, Some(600_000), Some(200_000)));
         // sendmail: 0 is not "never".
         config.load.queue = Some(0);
         assert!(config.waits_for_load(600_001, 0));
