@@ -13,6 +13,8 @@
 //!
 //! A crash loses the window and the explicit runs under way, nothing else. A panic in an attempt defers its job.
 
+mod feed;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,27 +30,19 @@ use super::deadline::Deadlines;
 use super::interrupted;
 use super::order::{Rank, Ranking};
 use super::report::{self, Reports};
-use super::run::{Progress, RunRequest};
-use super::runs::{ActiveRun, Choice, Runs};
+use super::run::RunRequest;
+use super::runs::Runs;
 use super::schedule::{Limits, Offer, RunId, Schedule, Start, Waiting};
 use crate::config::Config;
-use crate::mail::job::{Destination, Entry, EntryJob, JobId};
+use crate::mail::job::{Destination, JobId};
 use crate::mail::outcome::Report;
 use crate::mail::queue_id::QueueId;
 use crate::mail::time::Timestamp;
 use crate::settle::RunSettings;
-use crate::store::{Accepted, Claim, FARTHEST, Far, StoreError};
+use crate::store::{Accepted, Claim, Far, StoreError};
 
 /// Accepted messages taken from the channel before the window is looked at again.
 const FRESH_AT_ONCE: usize = 256;
-/// AGENDA rows read at once: destinations, not messages.
-const AGENDA_PAGE: usize = 10_000;
-/// READY rows read at once for one destination.
-const READY_PAGE: usize = 128;
-/// Lanes fed in one turn of the loop.
-const LANES_FED: usize = 64;
-/// Messages looked at in one slice of a run or of INCOMING: a few milliseconds of reading.
-const SLICE: usize = 500;
 /// How soon the AGENDA is looked at again after a settle may have moved it.
 const AGENDA_SOON: Duration = Duration::from_millis(200);
 /// How long the loop rests at most: a clock set forward is noticed by then.
@@ -85,16 +79,6 @@ enum Incoming {
     From(Instant),
     /// Up to and with this ID; `again` from the start after that.
     Reading { after: QueueId, again: bool },
-}
-
-/// What became of a stored job that was offered to the window.
-enum Offered {
-    /// It is in the window now.
-    Taken,
-    /// It is in the window already, or somebody else has claimed it.
-    Busy,
-    /// The window does not want it now.
-    Refused(Offer, Box<Waiting<Claim>>),
 }
 
 /// HoldExpensive: when mail that waits for a queue run has its time, and what of the present run is still to be read.
@@ -406,43 +390,6 @@ impl Runner {
         }
     }
 
-    /// Brings into the window what is due and has room. Returns how long there is nothing to do.
-    fn feed(&mut self) -> Result<Duration, StoreError> {
-        let now = self.now();
-        let rests = self.rests();
-        if self.initiative == Initiative::Due && !rests {
-            self.begin_queue_run();
-            self.read_incoming()?;
-            self.read_agenda(now)?;
-            self.read_ready(now)?;
-        }
-        for id in self.runs.unfinished() {
-            self.advance_run(id)?;
-        }
-        let judging = self.judge(now)?;
-        if rests {
-            return Ok(LOAD_PAUSE.min(judging));
-        }
-        // Each of these has a cursor that every turn moves on, so a loop without rest ends.
-        let more = matches!(self.incoming, Incoming::Reading { .. })
-            || !self.schedule.hungry(1).is_empty()
-            || !self.runs.unfinished().is_empty();
-        if more && self.schedule.has_room() {
-            return Ok(Duration::ZERO);
-        }
-        if self.initiative == Initiative::Asked {
-            // Nothing is read by itself: the times below never come.
-            return Ok(judging);
-        }
-        let mut next = self.agenda_at;
-        if let Incoming::From(instant) = self.incoming
-            && self.schedule.has_room()
-        {
-            next = next.min(instant);
-        }
-        Ok(next.saturating_duration_since(Instant::now()).min(judging))
-    }
-
     /// Has those judged whose time is over: reports that are due, and jobs of destinations that failed. Returns how long there is
     /// nothing to do, [`REST_MAX`] at most.
     fn judge(&mut self, now: Timestamp) -> Result<Duration, StoreError> {
@@ -471,292 +418,6 @@ impl Runner {
             }
         }
         Ok(rest)
-    }
-
-    /// DeliveryMode q and d: at its time the whole store is looked at, new mail and what is due.
-    fn begin_queue_run(&mut self) {
-        let now = Instant::now();
-        if self.queue_run_at.is_some_and(|at| at <= now) {
-            self.incoming = Incoming::From(now);
-            self.agenda_at = now;
-            // Without an interval nothing but explicit runs follows.
-            self.queue_run_at = Some(now + self.interval.unwrap_or(NEVER));
-        }
-        if self.held_back.run_at.is_some_and(|at| at <= now) {
-            self.incoming = Incoming::From(now);
-            self.agenda_at = now;
-            let run_at = Some(now + self.interval.unwrap_or(NEVER));
-            self.held_back = HeldBack { run_at, incoming: true, agenda: true };
-        }
-    }
-
-    fn read_incoming(&mut self) -> Result<(), StoreError> {
-        let (after, again) = match self.incoming {
-            Incoming::From(instant) if instant <= Instant::now() => (None, false),
-            Incoming::Reading { after, again } => (Some(after), again),
-            Incoming::Read | Incoming::From(_) => return Ok(()),
-        };
-        if !self.schedule.has_room() {
-            return Ok(());
-        }
-        let jobs = self.house.store.incoming(after, SLICE)?;
-        if jobs.is_empty() {
-            self.held_back.incoming = false;
-            let kept = std::mem::take(&mut self.load_keeps);
-            self.incoming = match (again, kept) {
-                (true, _) => Incoming::From(Instant::now()),
-                (false, true) => Incoming::From(Instant::now() + LOAD_PAUSE),
-                (false, false) => Incoming::Read,
-            };
-        }
-        let load = self.load();
-        for job in &jobs {
-            if !self.held_back.incoming
-                && self.house.config.is_held_for_runs(job.destination.mailer)
-            {
-                self.incoming = Incoming::Reading { after: job.id.queue_id, again };
-                continue;
-            }
-            if self.house.config.waits_for_load(job.envelope.priority, load) {
-                self.load_keeps = true;
-                self.incoming = Incoming::Reading { after: job.id.queue_id, again };
-                continue;
-            }
-            let rank = self.ranking.of_job(job, self.house.config.priority.retry);
-            match self.offer_stored(&job.destination, job.id, None, rank)? {
-                Offered::Refused(Offer::Full, _) => return Ok(()),
-                Offered::Refused(_, waiting) => self.closed.push(*waiting),
-                Offered::Taken | Offered::Busy => {}
-            }
-            self.incoming = Incoming::Reading { after: job.id.queue_id, again };
-        }
-        Ok(())
-    }
-
-    /// Opens the lanes of destinations whose time has come.
-    fn read_agenda(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        if self.agenda_at > Instant::now() {
-            return Ok(());
-        }
-        let (due, next) = self.house.store.agenda(now, self.far(), AGENDA_PAGE)?;
-        let takes_all = std::mem::take(&mut self.held_back.agenda);
-        for (_, destination) in due {
-            // What is held back is read once in a run, also when new mail for the same destination is under way.
-            let is_read = match self.house.config.is_held_for_runs(destination.mailer) {
-                true => !takes_all,
-                false => self.schedule.works_on(&destination),
-            };
-            if is_read {
-                // Its page of READY is in hand; what came behind that is looked for when it is done.
-                if self.schedule.works_on(&destination) {
-                    self.passed_over.insert(Arc::new(destination));
-                }
-                continue;
-            }
-            self.open_lane(&destination)?;
-            if self.schedule.expect_backlog(&destination, now) {
-                continue;
-            }
-            match self.remembered(&destination, now)? {
-                // Closed by the store's word too: the key is early.
-                (Some(_), _) => drop(self.idle.insert(Arc::new(destination))),
-                // The store's word has the last say, or the two would wait for each other: the row may be a new one.
-                (None, failed_at) => {
-                    self.schedule.open_lane(destination.clone(), None, failed_at);
-                    self.schedule.expect_backlog(&destination, now);
-                }
-            }
-        }
-        let wait = next.map_or(REST_MAX, |next| next.since(now).min(REST_MAX));
-        self.agenda_at = self.queue_run_at.unwrap_or_else(|| Instant::now() + wait);
-        Ok(())
-    }
-
-    /// Reads on in READY for the lanes that are running out of backlog.
-    fn read_ready(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        if !self.schedule.has_room() {
-            return Ok(());
-        }
-        for (destination, after) in self.schedule.hungry(LANES_FED) {
-            let (rows, _) =
-                self.house.store.ready(&destination, now, self.far(), after, READY_PAGE)?;
-            let mut read = after;
-            let mut more = rows.len() == READY_PAGE;
-            for row in rows {
-                let rank = self.rank_of(row.1);
-                let offered = self.offer_stored(&destination, row.1, None, rank)?;
-                if let Offered::Refused(Offer::Full, _) = offered {
-                    more = true;
-                    break;
-                }
-                read = Some(row);
-            }
-            self.schedule.fed(&destination, read, more);
-            self.advance_agenda_if_idle(&destination);
-        }
-        Ok(())
-    }
-
-    /// Nothing of this destination's backlog is in memory: its AGENDA key moves to its next due job.
-    fn advance_agenda_if_idle(&mut self, destination: &Arc<Destination>) {
-        if !self.schedule.works_on(destination) {
-            self.idle.insert(destination.clone());
-            if self.passed_over.remove(destination) {
-                self.agenda_after(Duration::ZERO);
-            }
-        }
-    }
-
-    /// The next slice of an explicit run.
-    fn advance_run(&mut self, id: RunId) -> Result<(), StoreError> {
-        if !self.schedule.has_room() {
-            return Ok(());
-        }
-        let Some(mut run) = self.runs.take(id) else { return Ok(()) };
-        let result = self.advance(&mut run, id);
-        self.runs.put_back(id, run);
-        result
-    }
-
-    fn advance(&mut self, run: &mut ActiveRun, id: RunId) -> Result<(), StoreError> {
-        if self.resting {
-            for listener in &run.listeners {
-                let text = "Skipping queue run -- load average too high".to_owned();
-                // Whoever is slow to read misses a line.
-                let _ = listener.try_send(Progress::Line(text));
-            }
-            run.exhausted = true;
-            return Ok(());
-        }
-        if let Choice::Found(_) = run.choice {
-            return self.offer_found(run, id);
-        }
-        let entries = self.house.store.list(run.cursor, SLICE)?;
-        let at_end = entries.len() < SLICE;
-        for entry in entries {
-            if run.selects(&entry) {
-                let ready = self.ready_jobs(run, &entry)?;
-                if let Choice::Looking(best) = &mut run.choice {
-                    if let Some((rank, _)) = ready.first() {
-                        best.consider(rank.clone(), entry.id);
-                    }
-                } else if !self.offer_jobs(run, id, &entry, ready)? {
-                    // The cursor stays before this message; its jobs that were taken are busy or tried by then.
-                    return Ok(());
-                }
-            }
-            run.cursor = Some(entry.id);
-        }
-        if at_end {
-            run.read_to_end();
-        }
-        Ok(())
-    }
-
-    /// Offers a slice of the messages that were chosen.
-    fn offer_found(&mut self, run: &mut ActiveRun, id: RunId) -> Result<(), StoreError> {
-        for _ in 0..SLICE {
-            let Choice::Found(found) = &run.choice else { return Ok(()) };
-            let Some(first) = found.front().copied() else {
-                run.exhausted = true;
-                return Ok(());
-            };
-            // Gone or held meanwhile: then there is nothing to try.
-            if let Some(entry) = self.house.store.entry(first)?.filter(|e| e.held.is_none()) {
-                let ready = self.ready_jobs(run, &entry)?;
-                if !self.offer_jobs(run, id, &entry, ready)? {
-                    return Ok(());
-                }
-            }
-            if let Choice::Found(found) = &mut run.choice {
-                found.pop_front();
-            }
-        }
-        Ok(())
-    }
-
-    /// The jobs of a message that this run is to try, with their ranks.
-    fn ready_jobs(
-        &self,
-        run: &ActiveRun,
-        entry: &Entry,
-    ) -> Result<Vec<(Rank, EntryJob)>, StoreError> {
-        let failed_at = |destination: &Destination| self.schedule.failed_at(destination);
-        run.ready_jobs(&self.house, self.load(), entry, failed_at)
-    }
-
-    /// Offers the jobs of one message; false when the window has no room for one of them.
-    fn offer_jobs(
-        &mut self,
-        run: &mut ActiveRun,
-        id: RunId,
-        entry: &Entry,
-        jobs: Vec<(Rank, EntryJob)>,
-    ) -> Result<bool, StoreError> {
-        for (rank, job) in jobs {
-            let job_id = JobId { queue_id: entry.id, number: job.number };
-            match self.offer_stored(&job.destination, job_id, Some(id), rank)? {
-                Offered::Refused(Offer::Full, _) => return Ok(false),
-                Offered::Refused(..) | Offered::Busy => {}
-                Offered::Taken => run.outstanding += 1,
-            }
-        }
-        Ok(true)
-    }
-
-    /// The rank of a stored job. What cannot be read is ranked as equal to its like, and its attempt says so.
-    fn rank_of(&self, id: JobId) -> Rank {
-        if self.ranking.reads()
-            && let Ok(Some(job)) = self.house.store.job(id)
-        {
-            return self.ranking.of_job(&job, self.house.config.priority.retry);
-        }
-        self.ranking.unread(id.queue_id)
-    }
-
-    /// Claims a stored job and offers it.
-    fn offer_stored(
-        &mut self,
-        destination: &Destination,
-        id: JobId,
-        run: Option<RunId>,
-        rank: Rank,
-    ) -> Result<Offered, StoreError> {
-        if self.schedule.knows(id) {
-            return Ok(Offered::Busy);
-        }
-        let Some(claim) = self.house.store.claim(id) else { return Ok(Offered::Busy) };
-        self.open_lane(destination)?;
-        let waiting = Waiting { id, job: None, bytes: None, run, rank, hold: claim };
-        Ok(match self.schedule.offer_backlog(destination, waiting, self.now()) {
-            Ok(()) => Offered::Taken,
-            Err((offer, waiting)) => Offered::Refused(offer, Box::new(waiting)),
-        })
-    }
-
-    /// A lane for the destination, closed if the store remembers trouble.
-    fn open_lane(&mut self, destination: &Destination) -> Result<(), StoreError> {
-        if self.schedule.has_lane(destination) {
-            return Ok(());
-        }
-        let (closed_until, failed_at) = self.remembered(destination, self.now())?;
-        self.schedule.open_lane(destination.clone(), closed_until, failed_at);
-        Ok(())
-    }
-
-    /// Until when the store says that the destination is down, and when it was last found so. A time absurdly far ahead is
-    /// not believed.
-    fn remembered(
-        &self,
-        destination: &Destination,
-        now: Timestamp,
-    ) -> Result<(Option<Timestamp>, Option<Timestamp>), StoreError> {
-        let Some(state) = self.house.store.destination(destination)? else {
-            return Ok((None, None));
-        };
-        let believed = now..now.after(FARTHEST);
-        let closed = Some(state.not_before).filter(|time| *time > now && believed.contains(time));
-        Ok((closed, state.last.map(|report| report.at)))
     }
 
     fn start_attempts(&mut self) {
