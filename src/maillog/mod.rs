@@ -70,7 +70,7 @@ struct Owner {
 struct Shared {
     level: AtomicU8,
     pending: Mutex<Pending>,
-    /// Something is pending, or the log is closing.
+    /// Something is pending for a parked thread, somebody waits for what is, or the log is closing.
     filled: Condvar,
     /// Something was written.
     emptied: Condvar,
@@ -84,6 +84,10 @@ struct Pending {
     dropped: u64,
     /// The thread is writing a batch it has taken.
     writing: bool,
+    /// The thread waits for a line; else waking it would be a wasted system call.
+    parked: bool,
+    /// Somebody waits for all of it to be written: no gathering.
+    hurried: bool,
     closing: bool,
 }
 
@@ -158,7 +162,10 @@ impl Maillog {
         let busy = |pending: &mut Pending| {
             pending.writing || !pending.lines.is_empty() || pending.dropped > 0
         };
-        let waited = shared.emptied.wait_timeout_while(shared.lock(), within, busy);
+        let mut pending = shared.lock();
+        pending.hurried = busy(&mut pending);
+        shared.filled.notify_one();
+        let waited = shared.emptied.wait_timeout_while(pending, within, busy);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
@@ -173,7 +180,6 @@ impl Maillog {
             pending.dropped += 1;
             return;
         }
-        let idle = pending.lines.is_empty();
         pending.lines.push(b'0' + severity as u8);
         let mut line = line::Line::new(&mut pending.lines);
         match id {
@@ -181,8 +187,9 @@ impl Maillog {
             None => line.put(text),
         }
         line.end();
+        let wake = std::mem::take(&mut pending.parked);
         drop(pending);
-        if idle {
+        if wake {
             shared.filled.notify_one();
         }
     }
