@@ -324,6 +324,7 @@ mod tests {
             size: (HEADER.len() + BODY.len()) as u64,
             body_lines: 0,
             relay_override: None,
+            deliver_by: None,
         };
         let body = BodyRef::Incoming(id);
         Entry {

@@ -5,6 +5,8 @@
 //! given and in their order, Bcc and Return-Path gone, Date, From and Message-Id added where missing (RFC 6409 8).
 //! Pure: bytes in, bytes out.
 
+use super::header_edit::HeaderEdit;
+use crate::config::Config;
 use crate::mail::address::Address;
 use crate::mail::address_list::{self, Item};
 
@@ -154,25 +156,12 @@ impl LocalHeader {
             .collect()
     }
 
-    /// The same with these fields on one line each (SingleLineFromHeader).
-    pub fn with_one_line(mut self, name: &str) -> LocalHeader {
-        for field in self.fields.iter_mut().filter(|field| field.is(name)) {
-            let text = field.bytes.strip_suffix(b"\r\n").unwrap_or(&field.bytes);
-            let mut bytes: Vec<u8> = Vec::with_capacity(field.bytes.len());
-            for line in text.split(|byte| *byte == b'\n') {
-                let line = line.strip_suffix(b"\r").unwrap_or(line);
-                match bytes.is_empty() {
-                    true => bytes.extend_from_slice(line.trim_ascii_end()),
-                    false => {
-                        bytes.push(b' ');
-                        bytes.extend_from_slice(line.trim_ascii());
-                    }
-                }
-            }
-            bytes.extend_from_slice(b"\r\n");
-            field.bytes = bytes;
-        }
-        self
+    /// The same, changed as SingleLineFromHeader and RrtImpliesDsn have it.
+    pub fn edited(self, config: &Config) -> LocalHeader {
+        let Some(mut edit) = HeaderEdit::of_fields(config) else { return self };
+        let fields = self.fields.into_iter().flat_map(|field| field.bytes);
+        let edited = edit.feed(fields.chain(*b"\r\n").collect());
+        LocalHeader::parse(&edited)
     }
 
     /// Whether the field is there.
@@ -292,9 +281,10 @@ mod tests {
     fn a_field_on_one_line() {
         let header =
             LocalHeader::parse(b"From: Ann\r\n\tBee \r\n <a@x>\r\nTo: b@x,\r\n c@x\r\n\r\n");
+        let config = Config { single_line_from_header: true, ..Config::default() };
         assert_eq!(
-            header.with_one_line("from").finish("", &[], true),
-            b"From: Ann Bee <a@x>\r\nTo: b@x,\r\n c@x\r\n\r\n"
+            header.edited(&config).finish("", &[], true),
+            b"From: Ann \tBee   <a@x>\r\nTo: b@x,\r\n c@x\r\n\r\n"
         );
     }
 

@@ -7,13 +7,16 @@
 //! be dropped on the way when the queue is busy: the store has it, and the queue finds it there.
 
 mod eight_bit;
+mod header_edit;
 pub mod listener;
 pub mod local_header;
 pub mod received;
 pub mod session;
 pub mod submit;
 
+use std::io::{self, Read as _};
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
@@ -107,8 +110,29 @@ pub enum Event<'a> {
     TlsStarted { relay: &'a str, facts: &'a TlsFacts },
     /// A handshake failed.
     TlsFailed { relay: &'a str, error: &'a std::io::Error },
+    /// HelpFile cannot be used; HELP answers from the built-in text.
+    NoHelp { path: &'a Path, error: &'a io::Error },
     /// A queue run was asked for.
     Etrn { relay: &'a str, selection: &'a Selection },
+}
+
+/// Octets of a HelpFile: some hundred lines. Each session's machine shares them.
+const HELP_MAX: u64 = 32 << 10;
+
+/// The text of HelpFile, when there is one that can be read.
+fn help(config: &Config, events: &Events) -> Option<Arc<str>> {
+    let path = config.help_file.as_deref()?;
+    let read = || -> io::Result<Arc<str>> {
+        let mut text = String::new();
+        let mut file = std::fs::File::open(path)?.take(HELP_MAX + 1);
+        file.read_to_string(&mut text)?;
+        match text.len() as u64 > HELP_MAX {
+            true => Err(io::Error::other(format!("more than {HELP_MAX} octets"))),
+            false => Ok(text.into()),
+        }
+    };
+    let text = read();
+    text.inspect_err(|error| events(Event::NoHelp { path, error })).ok()
 }
 
 impl Acceptor {
@@ -121,7 +145,7 @@ impl Acceptor {
         outlets: Outlets,
     ) -> Acceptor {
         Acceptor {
-            settings: Arc::new(session::settings(&config)),
+            settings: Arc::new(session::settings(&config, help(&config, &outlets.events))),
             config,
             world,
             store,

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
+use super::header_edit::{HeaderEdit, NAMED_MAX};
 use super::received::Received;
 use super::{Acceptor, Caller, Event, eight_bit};
 use crate::config::Config;
@@ -41,8 +42,8 @@ const COMPARED_MAX: usize = 1000;
 /// Characters of a greeting: a reply line has 512 octets (RFC 5321 4.5.3.1.5).
 const GREETING_MAX: usize = 400;
 
-/// The machine's settings under `config`.
-pub(super) fn settings(config: &Config) -> Settings {
+/// The machine's settings under `config`, with the text that HELP answers from.
+pub(super) fn settings(config: &Config, help: Option<Arc<str>>) -> Settings {
     let (limits, privacy) = (&config.limits, &config.privacy);
     Settings {
         host_name: config.host_name.clone(),
@@ -62,6 +63,11 @@ pub(super) fn settings(config: &Config) -> Settings {
         block_time: config.timeouts.datablock,
         dsn: !privacy.noreceipts && config.send_mime_errors,
         etrn: !privacy.noetrn,
+        verb: !privacy.noverb && !privacy.noexpn,
+        deliver_by: config.deliver_by_min,
+        novrfy: privacy.novrfy,
+        noexpn: privacy.noexpn,
+        help,
         mail_needs_hello: privacy.needmailhelo,
         vrfy_needs_hello: privacy.needvrfyhelo,
         expn_needs_hello: privacy.needexpnhelo,
@@ -100,6 +106,10 @@ struct Transaction {
     only: Option<Address>,
     /// What a new recipient is compared with, from the second on.
     compared: HashSet<String>,
+    /// Its recipients, as far as NoRecipientAction would name them.
+    named: Vec<Address>,
+    /// What is changed in its header as it comes, when an option asks for that.
+    edit: Option<HeaderEdit>,
     /// Our trace field: waits for the first octets of content to be written with them.
     received: Vec<u8>,
     received_len: u64,
@@ -331,6 +341,8 @@ impl<'a> Session<'a> {
             recipients: 0,
             only: None,
             compared: HashSet::new(),
+            named: Vec::new(),
+            edit: None,
             received: Vec::new(),
             received_len: 0,
         });
@@ -369,6 +381,9 @@ impl<'a> Session<'a> {
         };
         match intake.recipient(destination, recipient).await {
             Ok(()) => {
+                if config.no_recipient_action.names() && transaction.named.len() <= NAMED_MAX {
+                    transaction.named.push(address.clone());
+                }
                 transaction.recipients += 1;
                 transaction.only = (transaction.recipients == 1).then_some(address);
                 Ok(())
@@ -390,6 +405,8 @@ impl<'a> Session<'a> {
             only_recipient: transaction.only.as_ref(),
             at: self.acceptor.world.clock.now(),
         };
+        transaction.edit =
+            HeaderEdit::new(&self.acceptor.config, std::mem::take(&mut transaction.named));
         transaction.received = received.field(&self.acceptor.zone);
         transaction.received_len = transaction.received.len() as u64;
     }
@@ -400,6 +417,9 @@ impl<'a> Session<'a> {
             eight_bit::strip(&mut bytes);
         }
         let transaction = self.transaction.as_mut().expect("content comes only after MAIL");
+        if let Some(edit) = &mut transaction.edit {
+            bytes = edit.feed(bytes);
+        }
         let Target::Intake(intake) = &mut transaction.target else { return };
         let result = if transaction.received.is_empty() {
             intake.write(&bytes).await
@@ -435,10 +455,14 @@ impl<'a> Session<'a> {
         }
         let envelope = self.envelope(&transaction, arrived);
         let (id, recipients) = (transaction.id, transaction.recipients);
-        let intake = match transaction.target {
+        let mut intake = match transaction.target {
             Target::Intake(intake) => intake,
             Target::Failed(reply) => return Err(reply),
         };
+        if transaction.edit.is_some_and(|edit| edit.asks_for_receipts()) {
+            let asked = intake.ask_for_receipts().await;
+            asked.map_err(|error| self.trouble(Some(id), &error))?;
+        }
         let shown = envelope.clone();
         match intake.accept(envelope, None).await {
             Ok(accepted) => {
@@ -456,7 +480,10 @@ impl<'a> Session<'a> {
 
     fn envelope(&self, transaction: &Transaction, arrived: Arrived) -> Envelope {
         let parameters = &transaction.mail.parameters;
-        let size = transaction.received_len + arrived.size;
+        let edit = transaction.edit.as_ref();
+        let received_len = transaction.received_len + edit.map_or(0, HeaderEdit::added);
+        let taken = edit.map_or(0, HeaderEdit::taken);
+        let size = received_len + arrived.size - taken;
         let (precedence, timeouts) = arrived.header.class(&self.acceptor.config.precedences);
         let body_type = match (parameters.body, arrived.has_8bit) {
             (Some(BodyType::EightBitMime), _) | (_, true) => BodyType::EightBitMime,
@@ -479,10 +506,11 @@ impl<'a> Session<'a> {
             precedence,
             priority,
             message_id: arrived.header.message_id,
-            header_len: transaction.received_len + arrived.header.len,
+            header_len: received_len + arrived.header.len - taken,
             size,
             body_lines: arrived.body_lines,
             relay_override: None,
+            deliver_by: parameters.by,
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
+use super::header_edit::{RECIPIENT_FIELDS, UNDISCLOSED};
 use super::local_header::{HeaderEnd, LocalHeader, Normaliser, from_value, header_end};
 use super::{eight_bit, priority};
 use crate::config::{Config, NoRecipientAction};
@@ -188,6 +189,7 @@ impl Submitting {
             size: self.size,
             body_lines: self.body_lines,
             relay_override: None,
+            deliver_by: None,
         };
         let recipients = opened.recipients.len() as u32;
         for (destination, recipient) in opened.recipients {
@@ -212,10 +214,7 @@ impl Submitting {
         let front = self.front(&recipients, &reverse_path);
         let mut added = self.added(&reverse_path);
         added.extend(self.for_recipients(&header, &recipients));
-        let header = match self.config.single_line_from_header {
-            true => header.with_one_line("From"),
-            false => header,
-        };
+        let header = header.edited(&self.config);
         let written = header.finish(&front, &added, self.submission.gateway);
         let mut scan = HeaderScan::new();
         scan.scan(&written);
@@ -262,7 +261,7 @@ impl Submitting {
         header: &LocalHeader,
         recipients: &[(Destination, Recipient)],
     ) -> Option<(&'static str, String)> {
-        if ["To", "Cc", "Bcc", "Apparently-To"].iter().any(|name| header.has(name)) {
+        if RECIPIENT_FIELDS.iter().any(|name| header.has(name)) {
             return None;
         }
         let all = || {
@@ -274,9 +273,7 @@ impl Submitting {
             NoRecipientAction::AddTo => Some(("To", all())),
             NoRecipientAction::AddApparentlyTo => Some(("Apparently-To", all())),
             NoRecipientAction::AddBcc => Some(("Bcc", String::new())),
-            NoRecipientAction::AddToUndisclosed => {
-                Some(("To", "undisclosed-recipients:;".to_owned()))
-            }
+            NoRecipientAction::AddToUndisclosed => Some(("To", UNDISCLOSED.to_owned())),
         }
     }
 
@@ -286,7 +283,7 @@ impl Submitting {
         let implied = self.config.rrt_implies_dsn && header.has("Return-Receipt-To");
         match self.submission.notify {
             Some(notify) => notify,
-            None if implied => Notify::On { success: true, failure: true, delay: true },
+            None if implied => Notify::Unspecified.or_receipt(),
             None => Notify::Unspecified,
         }
     }

@@ -349,6 +349,7 @@ fn count_session(store: &Store, event: &Event<'_>) {
         | Event::NoMail { .. }
         | Event::TlsStarted { .. }
         | Event::TlsFailed { .. }
+        | Event::NoHelp { .. }
         | Event::Etrn { .. } => {}
     }
 }
@@ -380,6 +381,11 @@ fn log_session(maillog: &Maillog, event: &Event<'_>) {
         Event::TlsStarted { relay, facts } => maillog.tls_started(Side::Server, relay, facts),
         Event::TlsFailed { relay, error } => {
             maillog.tls_failed(Side::Server, relay, &error.to_string());
+        }
+        Event::NoHelp { path, error } => {
+            let path = path.display();
+            let text = format!("HelpFile {path}: {error}; HELP answers from the built-in text");
+            maillog.warning(None, &text);
         }
         Event::Etrn { relay, selection } => {
             maillog.queue_run(relay, &format!("ETRN {:?}", selection.terms));

@@ -10,7 +10,7 @@ pub mod mbox;
 
 use std::io::{self, Write};
 
-use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, RecipientState, Ret};
+use crate::mail::envelope::{BodyType, ByMode, Envelope, Notify, Recipient, RecipientState, Ret};
 use crate::mail::job::{Entry, EntryJob};
 use crate::mail::outcome::Report;
 use crate::mail::time::Timestamp;
@@ -85,6 +85,15 @@ pub fn write_envelope(out: &mut impl Write, entry: &Entry, progress: &Progress) 
     writeln!(out, "S{}", if sender.is_empty() { "<>".into() } else { path(envelope, &sender) })?;
     if let Some(envid) = &envelope.envid {
         writeln!(out, "Z{}", one_line(envid))?;
+    }
+    if let Some(by) = envelope.deliver_by {
+        let mode = match by.mode {
+            ByMode::Notify => 0x01,
+            ByMode::Return => 0x02,
+        };
+        // The flags are one octet, as it is.
+        out.write_all(&[b'!', mode | if by.trace { 0x10 } else { 0 }])?;
+        writeln!(out, " {}", by.seconds)?;
     }
     Ok(())
 }

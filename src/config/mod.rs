@@ -135,6 +135,10 @@ pub struct Config {
     pub allow_bogus_helo: bool,
     /// SmtpGreetingMessage, `$b` and `$v` not yet replaced; none takes the built-in one.
     pub smtp_greeting: Option<String>,
+    /// DeliverByMin: the fewest seconds that DELIVERBY is offered for, 0 for any; none does not offer it.
+    pub deliver_by_min: Option<u32>,
+    /// HelpFile: what HELP answers from; none for the built-in text.
+    pub help_file: Option<PathBuf>,
     /// SevenBitInput: octets lose their high bit.
     pub seven_bit_input: bool,
     /// EightBitMode=strict: 8-bit content that does not say so is refused.
@@ -153,11 +157,11 @@ pub struct Config {
     pub hold_expensive: bool,
     /// The mailers that are: F=e of M lines, and ExpensiveMailers.
     pub expensive_mailers: BTreeSet<Mailer>,
-    /// SingleLineFromHeader, of submitted messages.
+    /// SingleLineFromHeader.
     pub single_line_from_header: bool,
     /// MustQuoteChars: characters that make a name in From: be quoted, beside those of RFC 5322.
     pub must_quote_chars: String,
-    /// RrtImpliesDsn, of submitted messages.
+    /// RrtImpliesDsn.
     pub rrt_implies_dsn: bool,
     /// SendMimeErrors: reports are MIME (RFC 3464), and DSN is offered.
     pub send_mime_errors: bool,
@@ -264,7 +268,7 @@ pub struct PriorityFactors {
     pub queue: i64,
 }
 
-/// NoRecipientAction: what to add to a message from the command line that names no recipient in its header.
+/// NoRecipientAction: what to add to a message that names no recipient in its header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoRecipientAction {
     /// none: nothing.
@@ -396,6 +400,13 @@ pub enum GivingUp {
     Now,
 }
 
+impl NoRecipientAction {
+    /// Whether it names the recipients of the envelope.
+    pub fn names(self) -> bool {
+        matches!(self, NoRecipientAction::AddTo | NoRecipientAction::AddApparentlyTo)
+    }
+}
+
 /// PrivacyOptions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[allow(missing_docs)] // named as the words
@@ -523,6 +534,8 @@ impl Default for Config {
             try_null_mx_list: false,
             allow_bogus_helo: false,
             smtp_greeting: None,
+            deliver_by_min: Some(0),
+            help_file: None,
             seven_bit_input: false,
             eight_bit_strict: false,
             error_header: None,

@@ -200,6 +200,10 @@ static SERVER: &[OptionSpec] = &[
         "Every octet of a message loses its high bit as it comes in; what would become a control character becomes a question mark."),
     user("EightBitMode", Some('8'), "pass", Text("pass, mime or strict", eight_bit_mode),
         "What becomes of 8-bit content: pass and mime let it through as it is, strict refuses what does not say BODY=8BITMIME. The first letter is enough."),
+    opt("DeliverByMin", None, "0", Text("time in seconds", deliver_by_min),
+        "The shortest time for which DELIVERBY (RFC 2852) is offered; 0 for any, below 0 it is not offered."),
+    opt("HelpFile", Some('H'), "", Text("path", |d, v| { d.config.help_file = path(v)?; Ok(()) }),
+        "What HELP of the server answers from: lines of a topic, a tab and text. Without it, or when it cannot be read, the text is built in."),
     opt("MaxNOOPCommands", None, "20", Number(0, MANY, |d, n| d.config.limits.noop_commands = n as u32),
         "Commands that do nothing (NOOP, VRFY...) after which each further one waits."),
     own("MaxBadCommands", "25", Number(1, MANY, |d, n| d.config.limits.bad_commands = n as u32),
@@ -211,7 +215,7 @@ static SERVER: &[OptionSpec] = &[
     user("AllowBogusHELO", None, "false", Flag(|d| &mut d.config.allow_bogus_helo),
         "EHLO with a name that is none is taken."),
     user("PrivacyOptions", Some('p'), "authwarnings", List("words", privacy),
-        "What is kept from clients and users: public needmailhelo needexpnhelo needvrfyhelo noexpn novrfy noverb noetrn restrictmailq restrictqrun restrictexpand noreceipts nobodyreturn authwarnings noactualrecipient goaway. EXPN and VERB are never done and VRFY never tells, as if noexpn, noverb and novrfy were always there. Words add up, those of file and command line together."),
+        "What is kept from clients and users: public needmailhelo needexpnhelo needvrfyhelo noexpn novrfy noverb noetrn restrictmailq restrictqrun restrictexpand noreceipts nobodyreturn authwarnings noactualrecipient goaway. EXPN is never done and VRFY never tells, as if noexpn and novrfy were always there; VERB is answered but shows nothing. Words add up, those of file and command line together."),
     opt("ServerCertFile", None, "", Text("path", |d, v| { d.server_cert = path(v)?; Ok(()) }),
         "Certificate chain in PEM; with ServerKeyFile it makes the server offer STARTTLS."),
     opt("ServerKeyFile", None, "", Text("path", |d, v| { d.server_key = path(v)?; Ok(()) }),
@@ -298,11 +302,11 @@ static COMMAND: &[OptionSpec] = &[
     user("SaveFromLine", Some('f'), "false", Flag(|d| &mut d.config.save_from_line),
         "A `From ` line before the header is kept (-s)."),
     user("SingleLineFromHeader", None, "false", Flag(|d| &mut d.config.single_line_from_header),
-        "The From: field of a submitted message is brought onto one line."),
+        "From:, Sender:, Reply-To: and the like are brought onto one line."),
     opt("MustQuoteChars", None, ".'", Text("characters", |d, v| { d.config.must_quote_chars = v.to_owned(); Ok(()) }),
         "Characters that make the user's full name in From: be quoted, beside those of RFC 5322."),
     opt("RrtImpliesDsn", None, "false", Flag(|d| &mut d.config.rrt_implies_dsn),
-        "Return-Receipt-To: in a submitted message asks for a report of success for all its recipients."),
+        "Return-Receipt-To: in a message asks for a report of success for all its recipients that did not say otherwise; the field is taken out."),
     user("NoRecipientAction", None, "none", Text("word", no_recipient_action),
         "What a message without a recipient in its header gets: none, add-to, add-apparently-to, add-bcc, add-to-undisclosed."),
     user("Verbose", Some('v'), "false", Flag(|d| &mut d.config.verbose),
@@ -432,6 +436,17 @@ fn dont_probe(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
         true => Probe::NotLoopback,
         false if value::boolean(value)? => Probe::Nothing,
         false => Probe::All,
+    };
+    Ok(())
+}
+
+fn deliver_by_min(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    draft.config.deliver_by_min = match value.trim().strip_prefix('-') {
+        Some(rest) => value::time(rest, Unit::Seconds).map(|_| None)?,
+        None => {
+            let seconds = value::time(value, Unit::Seconds)?.as_secs();
+            Some(value::number(&seconds.to_string(), 0, 999_999_999)? as u32)
+        }
     };
     Ok(())
 }

@@ -17,10 +17,11 @@ use super::pool::Pool;
 use super::trouble::{self, Course, Scene, Whose};
 use super::{Attempted, Backing, Manner, Notice};
 use crate::config::Config;
-use crate::mail::envelope::{Recipient, RecipientState};
+use crate::mail::envelope::{Envelope, Recipient, RecipientState};
 use crate::mail::job::{Job, Mailer};
 use crate::mail::outcome::{Attempt, HostOutcome, Outcome, RemoteHost, Report};
 use crate::mail::status::EnhancedStatus;
+use crate::mail::time::Timestamp;
 use crate::route::Hop;
 use crate::smtp::client::{Body, Dialect, Fault, Letter, Settings, StepTimeouts};
 use crate::store::StoreError;
@@ -304,7 +305,7 @@ impl Relay<'_> {
                 return Ok(self.lost(&connection, &fault, used, progress));
             }
             let batch = progress.batch();
-            let letter = progress.letter(&batch);
+            let letter = progress.letter(&batch, self.world.clock.now());
             let done = connection.transact(letter, progress.job, self.backing, sink).await;
             let fault = self.apply(&connection, &batch, done, progress)?;
             if let Some(fault) = fault {
@@ -461,18 +462,20 @@ impl Progress<'_> {
         self.waiting.iter().copied().take(self.batch_max).collect()
     }
 
-    fn letter(&self, batch: &[usize]) -> Letter<'_> {
+    fn letter(&self, batch: &[usize], now: Timestamp) -> Letter<'_> {
         let recipients = batch
             .iter()
             .filter_map(|&place| self.job.recipients.get(place))
             .map(|(_, recipient)| recipient)
             .collect();
-        Letter { envelope: &self.job.envelope, recipients, body: self.body.clone() }
+        let envelope = &self.job.envelope;
+        let deliver_by_left = envelope.deliver_by_left(now);
+        Letter { envelope, deliver_by_left, recipients, body: self.body.clone() }
     }
 
     fn settle(&mut self, place: usize, outcome: Outcome) {
         let Some((number, recipient)) = self.job.recipients.get(place) else { return };
-        if let Some(state) = taken_state(&outcome, recipient) {
+        if let Some(state) = taken_state(&outcome, &self.job.envelope, recipient) {
             self.unsaved.push((*number, state));
         }
         if let Some(slot) = self.outcomes.get_mut(place) {
@@ -533,14 +536,19 @@ fn doors(hop: Hop) -> (String, Vec<Door>) {
 }
 
 /// What a checkpoint keeps of an outcome: only what a peer took. The rest is decided when the job is settled.
-fn taken_state(outcome: &Outcome, recipient: &Recipient) -> Option<RecipientState> {
-    let (report, relayed, told) = match outcome {
-        Outcome::Delivered(report) => (report, false, false),
-        Outcome::Relayed { report, dsn_aware } => (report, true, *dsn_aware),
+fn taken_state(
+    outcome: &Outcome,
+    envelope: &Envelope,
+    recipient: &Recipient,
+) -> Option<RecipientState> {
+    let (report, relayed, owed) = match outcome {
+        Outcome::Delivered(report) => (report, false, recipient.notify.success()),
+        Outcome::Relayed { report, dsn_aware, by_aware } => {
+            (report, true, envelope.owes_relayed(recipient, *dsn_aware, *by_aware))
+        }
         Outcome::Failed(_) | Outcome::Deferred(_) | Outcome::Replaced(_) => return None,
     };
-    let reported = told || !recipient.notify.success();
-    Some(RecipientState::Done { report: Box::new(report.clone()), relayed, reported })
+    Some(RecipientState::Done { report: Box::new(report.clone()), relayed, reported: !owed })
 }
 
 fn host_outcome(name: &str, up: bool, report: &Report) -> HostOutcome {

@@ -273,6 +273,7 @@ fn house_with(
         size: shelf.body.len() as u64,
         body_lines: 0,
         relay_override: None,
+        deliver_by: None,
     };
     let id = QueueId::at(Timestamp::from_secs(1));
     let job = Job {

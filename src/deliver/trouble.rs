@@ -18,6 +18,7 @@
 //! | 452 or 552: too many recipients | | transaction | the next one on the same connection |
 //! | larger than SIZE | 5.3.4 | message | failed |
 //! | needs SMTPUTF8 | 5.6.7 | recipient | failed |
+//! | by-mode R, and DELIVERBY is not offered or takes longer (RFC 2852 4.1.4) | 5.4.7 | message | failed |
 //!
 //! *Host* means: nothing of this message's own was learnt, and any other message would have met the same. Trouble within
 //! a transaction is never the host's, so that one message that a server cannot bear does not stop all others. A 5yz
@@ -37,6 +38,7 @@ const BAD_CONNECTION: EnhancedStatus = EnhancedStatus::new(4, 4, 2);
 const NOT_ACCEPTING: EnhancedStatus = EnhancedStatus::new(4, 3, 2);
 const PROTOCOL: EnhancedStatus = EnhancedStatus::new(4, 5, 0);
 const OWN_SYSTEM: EnhancedStatus = EnhancedStatus::new(4, 3, 0);
+const NOT_IN_TIME: EnhancedStatus = EnhancedStatus::new(5, 4, 7);
 
 /// A host and an instant: the part of a report that does not depend on what happened.
 #[derive(Clone, Copy)]
@@ -74,11 +76,11 @@ pub(super) enum Course {
 /// What a recipient's fate means for it.
 pub(super) fn course(fate: Fate, mailer: Mailer, scene: Scene<'_>) -> Course {
     match fate {
-        Fate::Taken { reply, dsn_aware } => {
+        Fate::Taken { reply, dsn_aware, by_aware } => {
             let report = scene.report(reply.status(), joined(&reply), Some(reply), None);
             Course::Settled(match mailer {
                 Mailer::Lmtp | Mailer::Local => Outcome::Delivered(report),
-                Mailer::Esmtp | Mailer::Relay => Outcome::Relayed { report, dsn_aware },
+                Mailer::Esmtp | Mailer::Relay => Outcome::Relayed { report, dsn_aware, by_aware },
             })
         }
         Fate::Refused { reply, command } => {
@@ -101,6 +103,10 @@ pub(super) fn course(fate: Fate, mailer: Mailer, scene: Scene<'_>) -> Course {
                     EnhancedStatus::new(5, 6, 7),
                     format!("SMTPUTF8 is required and {} does not offer it", name(scene.host)),
                 ),
+                Unfit::NoDeliverBy => (NOT_IN_TIME, "Server does not support Deliver By".into()),
+                Unfit::TooLate { left, minimum } => {
+                    (NOT_IN_TIME, format!("Message can't be delivered in time; {left} < {minimum}"))
+                }
             };
             Course::Settled(Outcome::Failed(scene.report(status, text, None, None)))
         }
@@ -378,8 +384,8 @@ mod tests {
         assert_eq!(refused("550 no", "RCPT To:<a@b>"), "failed 5.1.1 550 no");
         assert_eq!(refused("550 no", "DATA"), "failed 5.0.0 550 no");
         assert_eq!(refused("450 4.3.0 no", "RCPT To:<a@b>"), "deferred 4.3.0 450 4.3.0 no");
-        let Course::Settled(Outcome::Relayed { report, dsn_aware: true }) =
-            course(Fate::Taken { reply: reply("250 2.0.0 Ok"), dsn_aware: true })
+        let Course::Settled(Outcome::Relayed { report, dsn_aware: true, by_aware: false }) =
+            course(Fate::Taken { reply: reply("250 2.0.0 Ok"), dsn_aware: true, by_aware: false })
         else {
             panic!("taken is relayed")
         };

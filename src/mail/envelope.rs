@@ -1,5 +1,7 @@
 //! The envelope: reverse-path, recipients, and what RFC 3461 and friends let a sender ask for. Not the header.
 
+use std::time::Duration;
+
 use super::address::{Address, ReversePath};
 use super::outcome::Report;
 use super::time::Timestamp;
@@ -41,6 +43,8 @@ pub struct Envelope {
     pub body_lines: u64,
     /// A relay an operator chose for it: wins over routing.
     pub relay_override: Option<String>,
+    /// BY of MAIL (RFC 2852 4).
+    pub deliver_by: Option<DeliverBy>,
 }
 
 impl Envelope {
@@ -63,10 +67,66 @@ impl Envelope {
         person && self.timeouts != TimeoutClass::Dsn && self.precedence >= 0
     }
 
+    /// The time it is to be delivered by (RFC 2852); none without one, and when it was over before the message came: then
+    /// somebody else has told its sender (RFC 2852 4.1.4.1).
+    pub fn deliver_by_time(&self) -> Option<Timestamp> {
+        let by = self.deliver_by.filter(|by| by.seconds > 0)?;
+        Some(self.arrival.after(Duration::from_secs(by.seconds.unsigned_abs().into())))
+    }
+
+    /// Whether it is to go back, because it was not delivered in time (RFC 2852 4.1.3: by-mode R).
+    pub fn is_too_late(&self, now: Timestamp) -> bool {
+        let returns = self.deliver_by.is_some_and(|by| by.mode == ByMode::Return);
+        returns && self.deliver_by_time().is_some_and(|time| now >= time)
+    }
+
+    /// Seconds that are left of the time it is to be delivered by, below 0 when that is over: what a next hop is told.
+    pub fn deliver_by_left(&self, now: Timestamp) -> Option<i64> {
+        let spent = now.since(self.arrival).as_secs();
+        let left = i64::from(self.deliver_by?.seconds)
+            .saturating_sub(i64::try_from(spent).unwrap_or(i64::MAX));
+        Some(left.max(-i64::from(DeliverBy::SECONDS_MAX)))
+    }
+
+    /// Whether the sender is owed word that a next hop took it for this recipient: because he asked for it and the hop will
+    /// not tell him (RFC 3461 5.2.2), or by DELIVERBY (RFC 2852 4.1.4: with the trace modifier, and with by-mode N at a hop without
+    /// the extension).
+    pub fn owes_relayed(&self, recipient: &Recipient, dsn_aware: bool, by_aware: bool) -> bool {
+        let by =
+            self.deliver_by.is_some_and(|by| by.trace || by.mode == ByMode::Notify && !by_aware);
+        let asked = recipient.notify.success() && !dsn_aware;
+        asked || by && recipient.notify != Notify::Never
+    }
+
     /// Whether it is a report of ours: never answered, and its timeouts are those of class dsn.
     pub fn is_report(&self) -> bool {
         self.reverse_path.is_null() && self.relay.is_empty()
     }
+}
+
+/// BY of MAIL (RFC 2852 4): when it is to be delivered, and what is to become of it after that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct DeliverBy {
+    /// Seconds from its arrival, at most [`DeliverBy::SECONDS_MAX`] either way; above 0 with [`ByMode::Return`].
+    pub seconds: i32,
+    /// After that.
+    pub mode: ByMode,
+    /// Its sender is told of each host that takes it over.
+    pub trace: bool,
+}
+
+impl DeliverBy {
+    /// Nine digits (RFC 2852 4).
+    pub const SECONDS_MAX: i32 = 999_999_999;
+}
+
+/// by-mode (RFC 2852 4.1.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub enum ByMode {
+    /// N: its sender is told of the delay.
+    Notify,
+    /// R: it goes back.
+    Return,
 }
 
 /// One recipient with what the sender asked about it, and what became of it.
@@ -131,6 +191,14 @@ pub enum Notify {
 }
 
 impl Notify {
+    /// The same, and where nothing was said a report of success beside the others (sendmail RrtImpliesDsn).
+    pub fn or_receipt(self) -> Notify {
+        match self {
+            Notify::Unspecified => Notify::On { success: true, failure: true, delay: true },
+            said => said,
+        }
+    }
+
     /// A report when it is delivered?
     pub fn success(self) -> bool {
         matches!(self, Notify::On { success: true, .. })

@@ -17,6 +17,8 @@ pub enum Outcome {
         report: Report,
         /// It speaks DSN and was given NOTIFY, so it reports success itself (RFC 3461 5.2.1).
         dsn_aware: bool,
+        /// It was given the time the message is to be delivered by, so that is its care now (RFC 2852 4.1.4.1).
+        by_aware: bool,
     },
     /// Never.
     Failed(Report),

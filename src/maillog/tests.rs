@@ -74,6 +74,7 @@ fn envelope() -> Envelope {
         size: 131,
         body_lines: 0,
         relay_override: None,
+        deliver_by: None,
     }
 }
 
@@ -110,7 +111,7 @@ fn report(status: &str, reply: Option<(u16, &str)>, command: Option<&str>, text:
 fn attempts(log: &Maillog) {
     let began = NOW.before(Duration::from_secs(2));
     let ok = report("2.0.0", Some((250, "Ok")), None, "");
-    let sent = Outcome::Relayed { report: ok.clone(), dsn_aware: true };
+    let sent = Outcome::Relayed { report: ok.clone(), dsn_aware: true, by_aware: false };
     let unknown = report("5.1.1", Some((550, "<c@x>: no")), Some("RCPT To:<c@x.example>"), "");
     let too_big = report("5.3.4", Some((552, "too big")), Some("DATA"), "");
     let busy = report("4.2.1", Some((450, "busy")), None, "450 4.2.1 busy");
@@ -227,7 +228,9 @@ fn a_long_list_is_split() {
     let names: Vec<String> = (0..200).map(|n| format!("recipient{n}@example.net")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let report = report("2.0.0", Some((250, "Ok")), None, "");
-    let sent = |number| (number, Outcome::Relayed { report: report.clone(), dsn_aware: true });
+    let sent = |number| {
+        (number, Outcome::Relayed { report: report.clone(), dsn_aware: true, by_aware: false })
+    };
     let attempt = Attempt::Tried((0..200).map(sent).collect());
     let text = lines(9, |log| log.attempted(&job(&names), 0, &attempt, NOW, NOW));
     let mut found = Vec::new();
@@ -391,7 +394,7 @@ fn verbose_is_sendmails() {
     let addresses: Vec<Address> =
         ["a@x.example", "b@x.example"].iter().map(|a| a.parse().unwrap()).collect();
     let ok = report("2.0.0", Some((250, "Ok")), None, "");
-    let sent = Outcome::Relayed { report: ok.clone(), dsn_aware: true };
+    let sent = Outcome::Relayed { report: ok.clone(), dsn_aware: true, by_aware: false };
     let down = report("4.4.1", None, None, "Connection refused by x.example.");
     assert_eq!(verbose::outcome(addresses.iter().take(1), &sent), "a@x.example... Sent (Ok)");
     assert_eq!(

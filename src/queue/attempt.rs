@@ -226,14 +226,21 @@ async fn attempt(
     sink: Option<&(dyn Fn(&str) + Send + Sync)>,
 ) -> Result<Met, StoreError> {
     let started = house.world.clock.now();
+    let unasked = |attempt| Met { attempt, farewell: Vec::new(), started, damaged: None };
+    let all_failed = |report: Report| {
+        let failed = |(n, _): &(u32, _)| (*n, Outcome::Failed(report.clone()));
+        unasked(Attempt::Tried(job.recipients.iter().map(failed).collect()))
+    };
+    // RFC 2852 4.1.3: its time is over, so nobody is asked any more.
+    if let Some(report) = settle::too_late(&job.envelope, started) {
+        return Ok(all_failed(report));
+    }
     // Held until the attempt is over: what stopped us before is tried alone.
     let _begun = house.store.begin(job).await?;
-    let unasked = |attempt| Met { attempt, farewell: Vec::new(), started, damaged: None };
     let hops = match route::hops(&house.world, &house.config, &job.destination).await {
         Ok(hops) => hops,
         Err(report) if report.status.class() == StatusClass::Permanent => {
-            let failed = |(n, _): &(u32, _)| (*n, Outcome::Failed(report.clone()));
-            return Ok(unasked(Attempt::Tried(job.recipients.iter().map(failed).collect())));
+            return Ok(all_failed(report));
         }
         Err(report) => return Ok(unasked(Attempt::Unreachable(report))),
     };

@@ -147,9 +147,18 @@ impl Deadlines {
     }
 }
 
-/// What may be judged of a job: its class, whether nothing but giving up is left, and the age from which it is.
-fn stages(config: &Config) -> impl Iterator<Item = (TimeoutClass, bool, Duration)> {
-    TimeoutClass::ALL.into_iter().zip(config.queue_timeouts).flat_map(|(class, timeouts)| {
+/// What may be judged of jobs.
+#[derive(Clone, Copy)]
+enum Stage {
+    /// Those of this class, of which nothing but giving up is left or not, from this age on.
+    Age(TimeoutClass, bool, Duration),
+    /// Those with a time of their own (DELIVERBY).
+    By,
+}
+
+fn stages(config: &Config) -> impl Iterator<Item = Stage> {
+    let ages = TimeoutClass::ALL.into_iter().zip(config.queue_timeouts);
+    let ages = ages.flat_map(|(class, timeouts)| {
         let giving_up = match timeouts.giving_up {
             GivingUp::After(length) => length,
             GivingUp::Now => Duration::ZERO,
@@ -159,7 +168,9 @@ fn stages(config: &Config) -> impl Iterator<Item = (TimeoutClass, bool, Duration
             .into_iter()
             .chain([warning.map(|length| (class, false, length))])
             .flatten()
-    })
+    });
+    // First, as what goes back then is not to be warned of.
+    [Stage::By].into_iter().chain(ages.map(|(class, last, age)| Stage::Age(class, last, age)))
 }
 
 /// Judges those jobs of a destination whose deadline had passed when it failed, a part of them at a time.
@@ -176,13 +187,18 @@ pub(super) async fn judge_some(
     let Some(report) = state.and_then(|state| state.last) else {
         return Ok((accepted, Next::Nothing));
     };
-    for (class, warned, length) in stages(&house.config).skip(place.stage) {
-        let before = report.at.before(length);
+    for stage in stages(&house.config).skip(place.stage) {
         loop {
             let after = place.after;
-            let page = house.store.overdue(destination, class, warned, before, after, left)?;
+            let page = match stage {
+                Stage::By => house.store.overdue_by(destination, report.at, after, left)?,
+                Stage::Age(class, last, age) => {
+                    let before = report.at.before(age);
+                    house.store.overdue(destination, class, last, before, after, left)?
+                }
+            };
             let is_last = page.len() < left;
-            for (arrival, id) in page {
+            for (time, id) in page {
                 match judge_job(house, id, destination, &report, interval).await? {
                     Some(reports) => {
                         octets += reports.iter().map(octets_of).sum::<usize>();
@@ -190,7 +206,7 @@ pub(super) async fn judge_some(
                     }
                     None => place.busy = true,
                 }
-                place.after = Some((arrival, id));
+                place.after = Some((time, id));
                 left -= 1;
                 if left == 0 || octets >= OCTETS_AT_ONCE {
                     return Ok((accepted, Next::At(place)));

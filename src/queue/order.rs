@@ -168,6 +168,7 @@ mod tests {
             size: 0,
             body_lines: 0,
             relay_override: None,
+            deliver_by: None,
         }
     }
 

@@ -152,7 +152,8 @@ impl<'a> Draft<'a> {
             .recipients()
             .filter(|(_, _, state)| state.is_open())
             .map(|(number, recipient, state)| {
-                (number, failed(envelope, recipient, expiry::expired(self.last_word(state))))
+                let report = expiry::expired(self.last_word(state), envelope, self.now);
+                (number, failed(envelope, recipient, report))
             })
             .collect();
         for (number, state) in given_up {

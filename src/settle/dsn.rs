@@ -1,4 +1,4 @@
-//! Delivery reports: RFC 3464 in sendmail's words and layout; RFC 6533 for addresses beyond ASCII.
+//! Delivery reports: RFC 3464 in sendmail's words and layout; RFC 6533 for addresses beyond ASCII; RFC 2852 5.
 //!
 //! [`compose`] makes a complete message: header, text for people, `message/delivery-status` for programs, and the
 //! original or its header. Its own queue ID, which Received: and Message-Id: have, is put in when it is stored.
@@ -8,16 +8,15 @@
 //! a report to an address that has them itself, else they are written `\x{E9}`.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
-use super::expiry;
+use super::expiry::{self, Warning};
 use super::plan::Plan;
 use crate::mail::address::Address;
-use crate::mail::envelope::Envelope;
+use crate::mail::envelope::{DeliverBy, Envelope};
 use crate::mail::outcome::{Report, ReportMessage};
 use crate::mail::queue_id::QueueId;
 use crate::mail::status::{EnhancedStatus, Reply, StatusClass};
-use crate::mail::time::{Timestamp, in_words};
+use crate::mail::time::Timestamp;
 
 /// A peer's text on one line of a report, in octets. A line of mail has 998 (RFC 5322 2.1.1), and the longest of ours holds
 /// an address, a text and some twenty octets more.
@@ -44,10 +43,7 @@ pub enum Kind {
     /// To the sender: given up.
     Failure,
     /// To the sender: not delivered for so long, still trying.
-    Delay {
-        /// Timeout.queuewarn
-        age: Duration,
-    },
+    Delay(Warning),
     /// To the sender: delivered or relayed, as asked.
     Receipt,
     /// To the postmaster: a report could not be delivered.
@@ -67,12 +63,18 @@ pub enum Ending<'a> {
     Delivered(&'a Report),
     /// Given to a host that will not report.
     Relayed(&'a Report),
+    /// Given to a host, of which DELIVERBY asks for word (RFC 2852 4.1.4).
+    RelayedBy(&'a Report, DeliverBy),
 }
 
 impl<'a> Ending<'a> {
     fn report(self) -> &'a Report {
         match self {
-            Ending::Failed(r) | Ending::Delayed(r) | Ending::Delivered(r) | Ending::Relayed(r) => r,
+            Ending::Failed(r)
+            | Ending::Delayed(r)
+            | Ending::Delivered(r)
+            | Ending::Relayed(r)
+            | Ending::RelayedBy(r, _) => r,
         }
     }
 
@@ -262,7 +264,7 @@ impl Page<'_> {
                 line(out, format_args!("{POSTMASTER_MARK}"));
             }
             Kind::Failure => line(out, format_args!("Auto-Submitted: auto-generated (failure)")),
-            Kind::Delay { .. } => {
+            Kind::Delay(_) => {
                 line(out, format_args!("Auto-Submitted: auto-generated (warning-timeout)"));
             }
             Kind::Receipt => {
@@ -274,9 +276,7 @@ impl Page<'_> {
     fn subject(&self) -> String {
         match self.letter.kind {
             Kind::Failure => "Returned mail: see transcript for details".to_owned(),
-            Kind::Delay { age } => {
-                format!("Warning: could not send message for past {}", in_words(age))
-            }
+            Kind::Delay(warning) => warning.subject(),
             Kind::Receipt => "Return receipt".to_owned(),
             Kind::DoubleBounce | Kind::PostmasterCopy => {
                 "Postmaster notify: see transcript for details".to_owned()
@@ -324,7 +324,7 @@ impl Page<'_> {
             }
             out.push_str("\r\n");
         }
-        if let Kind::Delay { .. } = letter.kind {
+        if let Kind::Delay(_) = letter.kind {
             out.push_str(WARNING_ONLY);
         }
         line(
@@ -347,11 +347,8 @@ impl Page<'_> {
             line(&mut out, format_args!("Message could not be delivered for {}", letter.tried_for));
             line(&mut out, format_args!("Message will be deleted from queue"));
         }
-        if let Kind::Delay { age } = letter.kind {
-            line(
-                &mut out,
-                format_args!("Warning: message still undelivered after {}", in_words(age)),
-            );
+        if let Kind::Delay(warning) = letter.kind {
+            line(&mut out, format_args!("{}", warning.sentence()));
             if self.retry_until().is_some() {
                 line(
                     &mut out,
@@ -381,6 +378,10 @@ impl Page<'_> {
         let mut done = self.letter.items.iter().filter_map(|item| match item.ending {
             Ending::Delivered(_) => Some((item.address, "successfully delivered to mailbox")),
             Ending::Relayed(_) => Some((item.address, "relayed to non-DSN-aware mailer")),
+            Ending::RelayedBy(_, DeliverBy { trace: true, .. }) => {
+                Some((item.address, "Deliver-By trace: relayed"))
+            }
+            Ending::RelayedBy(..) => Some((item.address, "Deliver-By notify: relayed")),
             Ending::Failed(_) | Ending::Delayed(_) => None,
         });
         let Some(first) = done.next() else { return };
@@ -403,7 +404,7 @@ impl Page<'_> {
             let report = first.ending.report();
             if let (Some(reply), Some(command), Some(remote)) =
                 (&report.reply, &report.command, &report.remote)
-                && !matches!(first.ending, Ending::Delivered(_) | Ending::Relayed(_))
+                && matches!(first.ending, Ending::Failed(_) | Ending::Delayed(_))
             {
                 if talking_to != Some(&remote.name) {
                     let name = self.words(&remote.name, TEXT_MAX);
@@ -438,6 +439,10 @@ impl Page<'_> {
             Ending::Delayed(report) => report.deferral(),
             Ending::Delivered(_) => "Successfully delivered".to_owned(),
             Ending::Relayed(_) => "relayed; expect no further notifications".to_owned(),
+            Ending::RelayedBy(_, DeliverBy { trace: true, .. }) => {
+                "Deliver-By trace: relayed".to_owned()
+            }
+            Ending::RelayedBy(..) => "Deliver-by notify: relayed".to_owned(),
         };
         let words = self.words(&words, TEXT_MAX);
         let code = match ending {
@@ -482,6 +487,10 @@ impl Page<'_> {
             line(&mut out, format_args!("Received-From-MTA: DNS; {name}"));
         }
         line(&mut out, format_args!("Arrival-Date: {}", self.date(envelope.arrival)));
+        // RFC 2852 5
+        if let Some(time) = envelope.deliver_by_time() {
+            line(&mut out, format_args!("Deliver-By-Date: {}", self.date(time)));
+        }
         for item in self.letter.items {
             out.push_str("\r\n");
             self.status_of(&mut out, item);
@@ -510,6 +519,10 @@ impl Page<'_> {
             Ending::Delayed(_) => "delayed",
             Ending::Delivered(_) => "delivered (to mailbox)",
             Ending::Relayed(_) => "relayed (to non-DSN-aware mailer)",
+            Ending::RelayedBy(_, DeliverBy { trace: true, .. }) => {
+                "relayed (Deliver-By trace mode)"
+            }
+            Ending::RelayedBy(..) => "relayed (Deliver-By notify mode)",
         };
         line(out, format_args!("Action: {action}"));
         line(out, format_args!("Status: {}", self.status_code(item.ending)));
@@ -532,7 +545,9 @@ impl Page<'_> {
         match ending {
             Ending::Failed(_) => status,
             Ending::Delayed(_) => status.with_class(StatusClass::Transient),
-            Ending::Delivered(_) | Ending::Relayed(_) => status.with_class(StatusClass::Success),
+            Ending::Delivered(_) | Ending::Relayed(_) | Ending::RelayedBy(..) => {
+                status.with_class(StatusClass::Success)
+            }
         }
     }
 

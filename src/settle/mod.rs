@@ -10,7 +10,7 @@
 //! report for up to [`REPORT_RECIPIENTS_MAX`] recipients; the null path is never answered: what fails of it goes to
 //! DoubleBounceAddress, and what fails of that is dropped and said so.
 //!
-//! Laws: RFC 3461 (NOTIFY, RET, ENVID, ORCPT), RFC 3464 (reports, in [`dsn`]), RFC 5321 4.5.4.1 and 6.1, sendmail's order
+//! Laws: RFC 3461 (NOTIFY, RET, ENVID, ORCPT), RFC 2852 (BY), RFC 3464 (reports, in [`dsn`]), RFC 5321 4.5.4.1 and 6.1, sendmail's order
 //! of giving up and warning. Limit: a warning names the open recipients of the job at hand, not those of other jobs.
 
 pub mod backoff;
@@ -22,7 +22,7 @@ mod reports;
 #[cfg(test)]
 mod tests;
 
-pub use expiry::REPORT_DELAY_MAX;
+pub use expiry::{REPORT_DELAY_MAX, too_late};
 pub use plan::{Plan, RunSettings};
 pub use reports::REPORT_RECIPIENTS_MAX;
 
@@ -112,8 +112,8 @@ pub fn recipient_state(
     outcome: &Outcome,
     now: Timestamp,
 ) -> RecipientState {
-    let answerable = !envelope.reverse_path.is_null();
-    let receipt = answerable && recipient.notify.success() && !plan.privacy.noreceipts;
+    let receipts = !envelope.reverse_path.is_null() && !plan.privacy.noreceipts;
+    let receipt = receipts && recipient.notify.success();
     let done = |report: &Report, relayed: bool, reported: bool| RecipientState::Done {
         report: Box::new(report.clone()),
         relayed,
@@ -121,7 +121,10 @@ pub fn recipient_state(
     };
     match outcome {
         Outcome::Delivered(report) => done(report, false, !receipt),
-        Outcome::Relayed { report, dsn_aware } => done(report, true, *dsn_aware || !receipt),
+        Outcome::Relayed { report, dsn_aware, by_aware } => {
+            let owed = receipts && envelope.owes_relayed(recipient, *dsn_aware, *by_aware);
+            done(report, true, !owed)
+        }
         Outcome::Deferred(report) => RecipientState::Open(Some(Box::new(report.clone()))),
         Outcome::Failed(report) if plan.soft_bounce => {
             let status = report.status.with_class(StatusClass::Transient);

@@ -1,15 +1,13 @@
 //! The reports of a verdict: whether they are due, to whom they go, and with how much of the original.
 
-use std::time::Duration;
-
 use super::draft::Draft;
 use super::dsn::{self, Ending, Item, Kind, Letter, Original};
-use super::{Notice, REPORT_DELAY_MAX, expiry};
+use super::expiry::{self, Warning};
+use super::{Notice, REPORT_DELAY_MAX};
 use crate::mail::address::Address;
-use crate::mail::envelope::{Recipient, RecipientState, Ret, TimeoutClass};
+use crate::mail::envelope::{Envelope, Recipient, RecipientState, Ret, TimeoutClass};
 use crate::mail::outcome::Report;
 use crate::mail::status::StatusClass;
-use crate::mail::time::in_words;
 use crate::mail::verdict::OriginalError;
 
 /// Recipients in one report at most: as many as one job has.
@@ -39,11 +37,16 @@ struct Owed {
 }
 
 impl Owed {
-    fn item(&self) -> Option<Item<'_>> {
+    fn item(&self, envelope: &Envelope) -> Option<Item<'_>> {
         let ending = match &self.recipient.state {
             RecipientState::Open(_) => return None,
             RecipientState::Failed { report, .. } => Ending::Failed(report),
-            RecipientState::Done { report, relayed: true, .. } => Ending::Relayed(report),
+            RecipientState::Done { report, relayed: true, .. } => match envelope.deliver_by {
+                Some(by) if by.trace || !self.recipient.notify.success() => {
+                    Ending::RelayedBy(report, by)
+                }
+                Some(_) | None => Ending::Relayed(report),
+            },
             RecipientState::Done { report, relayed: false, .. } => Ending::Delivered(report),
         };
         Some(Item {
@@ -66,11 +69,11 @@ impl Draft<'_> {
         // One message tells it all: receipts go along with a failure or a warning, and alone only when there is neither.
         match (owed.iter().any(Owed::is_failed), warning) {
             (true, None) => self.tell_failures(owed),
-            (true, Some(age)) => {
+            (true, Some(warning)) => {
                 self.tell_failures(owed)?;
-                self.warn(age, Vec::new())
+                self.warn(warning, Vec::new())
             }
-            (false, Some(age)) => self.warn(age, owed),
+            (false, Some(warning)) => self.warn(warning, owed),
             (false, None) if owed.is_empty() => Ok(()),
             (false, None) => self.tell_sender(Kind::Receipt, owed),
         }
@@ -122,8 +125,8 @@ impl Draft<'_> {
         false
     }
 
-    /// The age to warn of, if a warning is due and somebody open wants one.
-    fn warning(&self) -> Option<Duration> {
+    /// What to warn of, if a warning is due and somebody open wants one.
+    fn warning(&self) -> Option<Warning> {
         let timeouts = self.plan.timeouts(self.state.envelope.timeouts);
         let due = expiry::warns(timeouts, self.state.envelope, self.now);
         let wanted = || {
@@ -133,7 +136,7 @@ impl Draft<'_> {
         due.filter(|_| !self.state.warned && wanted())
     }
 
-    fn warn(&mut self, age: Duration, receipts: Vec<Owed>) -> Result<(), OriginalError> {
+    fn warn(&mut self, warning: Warning, receipts: Vec<Owed>) -> Result<(), OriginalError> {
         let delayed: Vec<(&Address, Option<&str>, Report)> = self
             .recipients()
             .filter(|(_, recipient, state)| state.is_open() && recipient.notify.delay())
@@ -148,14 +151,14 @@ impl Draft<'_> {
                 orcpt: *orcpt,
                 ending: Ending::Delayed(report),
             })
-            .chain(receipts.iter().filter_map(Owed::item))
+            .chain(receipts.iter().filter_map(|owed| owed.item(self.state.envelope)))
             .collect();
         let Some(sender) = self.state.envelope.reverse_path.mailbox() else { return Ok(()) };
-        let kind = Kind::Delay { age };
+        let kind = Kind::Delay(warning);
         let whole = self.state.envelope.ret != Some(Ret::Headers);
         let original = self.original(whole, 0)?;
         self.send(kind, sender, &items, &original);
-        let text = format!("Warning: could not send message for past {}", in_words(age));
+        let text = warning.subject();
         self.notice("sender notify", text.clone());
         self.verdict.warned = true;
         self.verdict.status = Some(text);
@@ -181,7 +184,7 @@ impl Draft<'_> {
         let body = !self.plan.privacy.nobodyreturn;
         let original = self.original(body, REPORT_WRAPPING_MAX)?;
         for chunk in chunks(&owed) {
-            let items: Vec<Item<'_>> = chunk.iter().filter_map(Owed::item).collect();
+            let items: Vec<Item<'_>> = items(chunk, self.state.envelope);
             self.send(Kind::DoubleBounce, &to, &items, &original);
             self.notice("return to sender", text.clone());
         }
@@ -207,7 +210,7 @@ impl Draft<'_> {
         let header = copy.map(|address| Ok((self.at_home(address), self.original(false, 0)?)));
         let header = header.transpose()?;
         for chunk in chunks(&owed) {
-            let items: Vec<Item<'_>> = chunk.iter().filter_map(Owed::item).collect();
+            let items: Vec<Item<'_>> = items(chunk, self.state.envelope);
             self.send(kind, sender, &items, &original);
             self.notice(label, text.clone());
             if let Some((address, header)) = &header {
@@ -316,6 +319,10 @@ impl Draft<'_> {
             }
         }
     }
+}
+
+fn items<'a>(owed: &'a [Owed], envelope: &Envelope) -> Vec<Item<'a>> {
+    owed.iter().filter_map(|owed| owed.item(envelope)).collect()
 }
 
 /// Cuts a long list into reports that each fit a batch.

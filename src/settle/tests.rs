@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{Config, GivingUp};
 use crate::mail::address::ReversePath;
-use crate::mail::envelope::{BodyType, Notify, Ret, TimeoutClass};
+use crate::mail::envelope::{BodyType, ByMode, DeliverBy, Notify, Ret, TimeoutClass};
 use crate::mail::job::{EntryJob, Mailer};
 use crate::mail::outcome::RemoteHost;
 use crate::mail::queue_id::QueueId;
@@ -61,6 +61,7 @@ impl Case {
                 size: (HEADER.len() + BODY.len()) as u64,
                 body_lines: 0,
                 relay_override: None,
+                deliver_by: None,
             },
             job: EntryJob {
                 number: 0,
@@ -128,6 +129,7 @@ impl Case {
             "ret" if rest == "hdrs" => self.envelope.ret = Some(Ret::Headers),
             "envid" => self.envelope.envid = Some(rest.to_owned()),
             "smtputf8" => self.envelope.smtputf8 = true,
+            "by" => self.envelope.deliver_by = Some(deliver_by(rest)),
             "body" => self.set_original(HEADER, &format!("{rest}\r\n")),
             "age" => self.now = ARRIVAL.after(length(rest)),
             "warned" => self.warned = true,
@@ -174,6 +176,13 @@ fn class_of(word: &str) -> TimeoutClass {
         "dsn" => TimeoutClass::Dsn,
         _ => TimeoutClass::Normal,
     }
+}
+
+/// `3600 R`, `-5 N trace`
+fn deliver_by(text: &str) -> DeliverBy {
+    let (seconds, mode) = text.split_once(' ').unwrap();
+    let kind = if mode.starts_with('R') { ByMode::Return } else { ByMode::Notify };
+    DeliverBy { seconds: seconds.parse().unwrap(), mode: kind, trace: mode.contains("trace") }
 }
 
 fn length(text: &str) -> Duration {
@@ -232,8 +241,9 @@ fn outcome(text: &str, now: Timestamp) -> Outcome {
     let facts = || report(rest, now);
     match word {
         "delivered" => Outcome::Delivered(facts()),
-        "relayed" => Outcome::Relayed { report: facts(), dsn_aware: false },
-        "relayed-dsn" => Outcome::Relayed { report: facts(), dsn_aware: true },
+        "relayed" => Outcome::Relayed { report: facts(), dsn_aware: false, by_aware: false },
+        "relayed-by" => Outcome::Relayed { report: facts(), dsn_aware: false, by_aware: true },
+        "relayed-dsn" => Outcome::Relayed { report: facts(), dsn_aware: true, by_aware: false },
         "failed" => Outcome::Failed(facts()),
         "deferred" => Outcome::Deferred(facts()),
         "replaced" => {
@@ -474,7 +484,11 @@ fn any_report() -> impl Strategy<Value = Report> {
 fn any_outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
         any_report().prop_map(Outcome::Delivered),
-        any_report().prop_map(|report| Outcome::Relayed { report, dsn_aware: false }),
+        any_report().prop_map(|report| Outcome::Relayed {
+            report,
+            dsn_aware: false,
+            by_aware: false
+        }),
         any_report().prop_map(Outcome::Failed),
         any_report().prop_map(Outcome::Deferred),
         Just(Outcome::Replaced(vec![recipient("x@y.example")])),

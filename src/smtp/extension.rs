@@ -1,12 +1,12 @@
 //! Service extensions: what EHLO offers, and the parameters of MAIL and RCPT that they bring.
 //!
 //! SIZE (RFC 1870), 8BITMIME (6152), SMTPUTF8 (6531), DSN (3461), CHUNKING (3030, without BINARYMIME), PIPELINING
-//! (2920), ENHANCEDSTATUSCODES (2034), ETRN (1985), STARTTLS (3207). Parameters are parsed strictly: unknown,
-//! repeated or wrong ones refuse the command in sendmail's words. Values are kept as xtext; none that would decode to
-//! a control character is taken, so no report or log can be broken by one.
+//! (2920), ENHANCEDSTATUSCODES (2034), ETRN (1985), STARTTLS (3207), DELIVERBY (2852), and VERB of sendmail. Parameters
+//! are parsed strictly: unknown, repeated or wrong ones refuse the command in sendmail's words. Values are kept as
+//! xtext; none that would decode to a control character is taken, so no report or log can be broken by one.
 
 use super::command::{number, refusal};
-use crate::mail::envelope::{BodyType, Notify, Ret};
+use crate::mail::envelope::{BodyType, ByMode, DeliverBy, Notify, Ret};
 use crate::mail::status::Reply;
 
 /// Longest ENVID (RFC 3461 4.4 says 100 before encoding).
@@ -25,6 +25,10 @@ pub struct Offer {
     pub etrn: bool,
     /// STARTTLS: a certificate is there and TLS is not active yet.
     pub starttls: bool,
+    /// VERB (not with noexpn or noverb).
+    pub verb: bool,
+    /// DELIVERBY with the fewest seconds it takes, 0 for any; none when it is not offered (DeliverByMin).
+    pub deliver_by: Option<u32>,
 }
 
 impl Offer {
@@ -34,16 +38,22 @@ impl Offer {
             0 => "SIZE".to_owned(),
             octets => format!("SIZE {octets}"),
         };
+        let deliver_by = match self.deliver_by {
+            None | Some(0) => "DELIVERBY".to_owned(),
+            Some(seconds) => format!("DELIVERBY {seconds}"),
+        };
         [
             (true, "ENHANCEDSTATUSCODES".to_owned()),
             (true, "PIPELINING".to_owned()),
             (true, "CHUNKING".to_owned()),
+            (self.verb, "VERB".to_owned()),
             (true, "8BITMIME".to_owned()),
             (true, size),
             (self.dsn, "DSN".to_owned()),
             (true, "SMTPUTF8".to_owned()),
             (self.etrn, "ETRN".to_owned()),
             (self.starttls, "STARTTLS".to_owned()),
+            (self.deliver_by.is_some(), deliver_by),
             (true, "HELP".to_owned()),
         ]
         .into_iter()
@@ -64,6 +74,8 @@ pub struct MailParameters {
     pub ret: Option<Ret>,
     /// ENVID, xtext.
     pub envid: Option<String>,
+    /// BY
+    pub by: Option<DeliverBy>,
 }
 
 /// The parameters of RCPT.
@@ -75,11 +87,12 @@ pub struct RcptParameters {
     pub orcpt: Option<String>,
 }
 
-/// Parses what stands behind the path of MAIL. `dsn`: RET and ENVID are offered.
+/// Parses what stands behind the path of MAIL. `dsn`: RET and ENVID are offered; `deliver_by`: BY is, with as many seconds at least.
 ///
 /// # Errors
-/// 555 for an unknown parameter, 501 for a wrong or repeated one, 504 for one of DSN that is not offered.
-pub fn mail(text: &str, dsn: bool) -> Result<MailParameters, Reply> {
+/// 555 for an unknown parameter and for a time that is too short, 501 for a wrong or repeated one, 504 for one of DSN that is not
+/// offered.
+pub fn mail(text: &str, dsn: bool, deliver_by: Option<u32>) -> Result<MailParameters, Reply> {
     let mut found = MailParameters::default();
     let mut auth = None;
     for (name, value) in parameters(text) {
@@ -130,10 +143,55 @@ pub fn mail(text: &str, dsn: bool) -> Result<MailParameters, Reply> {
                 }
                 once("AUTH", &mut auth, ())?;
             }
+            "BY" if deliver_by.is_some() => {
+                let by = parse_by(required("BY=", value)?, deliver_by.unwrap_or(0))?;
+                once("BY", &mut found.by, by)?;
+            }
             _ => return Err(unknown(name)),
         }
     }
     Ok(found)
+}
+
+/// RFC 2852 4: `by-time;by-mode` and maybe the trace modifier.
+fn parse_by(value: &str, least: u32) -> Result<DeliverBy, Reply> {
+    let wrong = |status, text: String| refusal(501, status, text);
+    let missing = || wrong((5, 5, 2), "BY= missing ';'".to_owned());
+    let (time, mode) = value.split_once(';').ok_or_else(missing)?;
+    let (sign, digits) = match time.strip_prefix('-') {
+        Some(digits) => (-1, digits),
+        None => (1, time.strip_prefix('+').unwrap_or(time)),
+    };
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(missing());
+    }
+    let seconds = digits.parse().ok().filter(|seconds: &i32| *seconds <= DeliverBy::SECONDS_MAX);
+    let Some(seconds) = seconds.map(|seconds| sign * seconds) else {
+        let shown: String = value.chars().filter(char::is_ascii_graphic).collect();
+        return Err(wrong((5, 5, 2), format!("BY={shown} out of range")));
+    };
+    let shown = |letter: Option<char>| letter.filter(char::is_ascii_graphic).unwrap_or('?');
+    let mut letters = mode.chars();
+    let mode = match letters.next() {
+        Some('N' | 'n') => ByMode::Notify,
+        Some('R' | 'r') => ByMode::Return,
+        other => return Err(wrong((5, 5, 2), format!("illegal by-mode '{}'", shown(other)))),
+    };
+    if mode == ByMode::Return && seconds <= 0 {
+        return Err(wrong((5, 5, 4), "mode R requires BY time > 0".to_owned()));
+    }
+    if mode == ByMode::Return && seconds.unsigned_abs() < least {
+        return Err(refusal(555, (5, 5, 2), format!("time {seconds} less than {least}")));
+    }
+    let trace = match letters.next() {
+        None => false,
+        Some('T' | 't') => true,
+        other => return Err(wrong((5, 5, 2), format!("illegal by-trace '{}'", shown(other)))),
+    };
+    match letters.next() {
+        None => Ok(DeliverBy { seconds, mode, trace }),
+        other => Err(wrong((5, 5, 2), format!("illegal by-trace '{}'", shown(other)))),
+    }
 }
 
 /// Parses what stands behind the path of RCPT. `dsn` as with [`mail`]; `utf8`: MAIL asked for SMTPUTF8.
@@ -256,12 +314,20 @@ mod tests {
 
     #[test]
     fn takes_mail_parameters() {
-        let found =
-            mail(" BODY=8bitmime SIZE=100 RET=HDRS ENVID=x+3D1  SMTPUTF8 AUTH=<>", true).unwrap();
+        let found = mail(
+            " BODY=8bitmime SIZE=100 RET=HDRS ENVID=x+3D1  SMTPUTF8 AUTH=<> by=+9;rt",
+            true,
+            Some(9),
+        )
+        .unwrap();
         assert_eq!((found.size, found.body), (Some(100), Some(BodyType::EightBitMime)));
         assert_eq!((found.ret, found.envid.as_deref()), (Some(Ret::Headers), Some("x+3D1")));
         assert!(found.smtputf8);
-        assert_eq!(mail("SIZE=99999999999999999999", true).unwrap().size, Some(u64::MAX));
+        let by = DeliverBy { seconds: 9, mode: ByMode::Return, trace: true };
+        assert_eq!(found.by, Some(by));
+        let by = DeliverBy { seconds: -999_999_999, mode: ByMode::Notify, trace: false };
+        assert_eq!(mail("BY=-999999999;N", true, Some(60)).unwrap().by, Some(by));
+        assert_eq!(mail("SIZE=99999999999999999999", true, None).unwrap().size, Some(u64::MAX));
     }
 
     #[test]
@@ -278,9 +344,26 @@ mod tests {
             ("ENVID=a+0Ab", "501 5.5.4 Syntax error in ENVID parameter value"),
             ("ENVID=a+3", "501 5.5.4 Syntax error in ENVID parameter value"),
             ("SMTPUTF8=1", "501 5.5.4 Syntax error in SMTPUTF8 parameter value"),
+            ("BY", "501 5.5.2 BY= requires a value"),
+            ("BY=60", "501 5.5.2 BY= missing ';'"),
+            ("BY=x;R", "501 5.5.2 BY= missing ';'"),
+            ("BY=1000000000;R", "501 5.5.2 BY=1000000000;R out of range"),
+            ("BY=99999999999;N", "501 5.5.2 BY=99999999999;N out of range"),
+            ("BY=0;R", "501 5.5.4 mode R requires BY time > 0"),
+            ("BY=-5;R", "501 5.5.4 mode R requires BY time > 0"),
+            ("BY=59;R", "555 5.5.2 time 59 less than 60"),
+            ("BY=60;", "501 5.5.2 illegal by-mode '?'"),
+            ("BY=60;X", "501 5.5.2 illegal by-mode 'X'"),
+            ("BY=60;NX", "501 5.5.2 illegal by-trace 'X'"),
+            ("BY=60;NTT", "501 5.5.2 illegal by-trace 'T'"),
+            ("BY=60;N BY=60;N", "501 5.5.0 Duplicate BY parameter"),
         ] {
-            assert_eq!(mail(text, true).unwrap_err().to_string(), reply, "{text}");
+            assert_eq!(mail(text, true, Some(60)).unwrap_err().to_string(), reply, "{text}");
         }
+        assert_eq!(
+            mail("BY=5;N", true, None).unwrap_err().to_string(),
+            "555 5.5.4 BY parameter unrecognized"
+        );
         for (text, reply) in [
             ("FOO=1", "555 5.5.4 FOO parameter unrecognized"),
             ("NOTIFY=BOGUS", "501 5.5.4 Bad argument \"BOGUS\"  to NOTIFY"),
@@ -293,13 +376,13 @@ mod tests {
             assert_eq!(rcpt(text, true, false).unwrap_err().to_string(), reply, "{text}");
         }
         assert!(rcpt("ORCPT=utf-8;é NOTIFY=success,DELAY", true, true).unwrap().notify.success());
-        assert_eq!(mail("RET=FULL", false).unwrap_err().code, 504);
+        assert_eq!(mail("RET=FULL", false, None).unwrap_err().code, 504);
     }
 
     proptest! {
         #[test]
-        fn never_panics(text in "(SIZE|=|NOTIFY|ORCPT|;|\\+[0-9A-G]{0,2}|,| |\\PC){0,20}") {
-            let _ = (mail(&text, true), rcpt(&text, true, false));
+        fn never_panics(text in "(SIZE|BY|=|NOTIFY|ORCPT|;|\\+[0-9A-G]{0,2}|,| |\\PC){0,20}") {
+            let _ = (mail(&text, true, Some(0)), rcpt(&text, true, false));
         }
     }
 }

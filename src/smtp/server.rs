@@ -83,6 +83,16 @@ pub struct Settings {
     pub dsn: bool,
     /// ETRN is offered.
     pub etrn: bool,
+    /// VERB is offered, and answered; no delivery is ever shown to a client.
+    pub verb: bool,
+    /// DELIVERBY is offered, for as many seconds at least, 0 for any.
+    pub deliver_by: Option<u32>,
+    /// VRFY is refused whatever it says (PrivacyOptions novrfy); without it, too, it tells nothing.
+    pub novrfy: bool,
+    /// EXPN is refused before anything else is looked at (noexpn); without it, too, it is never done.
+    pub noexpn: bool,
+    /// The text that HELP answers from (HelpFile); none for the built-in one.
+    pub help: Option<Arc<str>>,
     /// MAIL wants EHLO or HELO before it.
     pub mail_needs_hello: bool,
     /// VRFY wants it.
@@ -589,7 +599,7 @@ impl Server {
         if self.now >= self.session_end {
             self.hang_up(421, (4, 4, 2), "Session lasts too long", Parting::Timeout);
         } else if self.now >= self.patience_ends() {
-            let text = format!("Timeout waiting for input from {}", self.peer.shown);
+            let text = format!("Lost input channel from {}", self.peer.shown);
             self.hang_up(421, (4, 4, 1), &text, Parting::Timeout);
         }
     }

@@ -115,6 +115,7 @@ impl<'a> Check<'a> {
         self.rows(&DEST, Check::dest)?;
         self.rows(&AGENDA, Check::agenda)?;
         self.rows(&DEADLINE, Check::deadline)?;
+        self.rows(&BY, Check::by)?;
         self.rows(&HELD, Check::held)?;
         self.rows(&HOST, Check::host)?;
         self.ledger()?;
@@ -302,6 +303,14 @@ impl<'a> Check<'a> {
             let detail =
                 format!("job {} in DEADLINE: {first}, {last}; in READY: {in_ready}", job.number);
             self.say("I5", what, detail);
+        }
+        let there = match term.by {
+            Some((time, _)) => self.is_there(&BY, (&job.destination, time, id))?,
+            None => false,
+        };
+        if (there && !in_ready) || (in_ready && !there && term.judged_by(job).is_some()) {
+            let detail = format!("job {} in BY: {there}; in READY: {in_ready}", job.number);
+            self.say("I13", what, detail);
         }
         Ok(())
     }
@@ -543,6 +552,23 @@ impl<'a> Check<'a> {
         // Whether it is in READY, and has but this row, is said where the message is walked.
         if !job.is_some_and(|job| is_open(&job) && job.destination == destination) {
             self.say("I5", format!("DEADLINE {destination} {id:?}"), "there is no such open job");
+        }
+        Ok(())
+    }
+
+    fn by(
+        &mut self,
+        (destination, time, id): (Destination, Timestamp, JobId),
+        _: Value,
+    ) -> Result<(), StoreError> {
+        let message = self.other::<_, Message, _>(&MESSAGE, id.queue_id)?;
+        let message = message.filter(|message| message.envelope.deliver_by_time() == Some(time));
+        let job = match message {
+            None => None,
+            Some(message) => super::delivery::job_of(self.read, id, &message)?,
+        };
+        if !job.is_some_and(|job| is_open(&job) && job.destination == destination) {
+            self.say("I13", format!("BY {destination} {id:?}"), "there is no such open job");
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! An edit: one batch in the making, on the state it will be applied to.
 //!
 //! Operations say what they mean (this job is ready, that message is scheduled), the edit keeps the tables behind it in
-//! step: HELD, COUNT and BODYGEN with the message, DEADLINE, DEST and AGENDA with READY (I3, I4, I5, I8, I9). The last word on a
+//! step: HELD, COUNT and BODYGEN with the message, DEADLINE, BY, DEST and AGENDA with READY (I3, I4, I5, I8, I9, I13). The last word on a
 //! key counts, so an operation may take back what it did before. Nothing is written until the batch of
 //! [`Edit::finish`] is committed.
 
@@ -132,17 +132,25 @@ impl<'a> Edit<'a> {
         for last in [false, true] {
             self.delete(&DEADLINE, (&job.destination, term.class, last, term.arrival, id));
         }
+        if let Some((time, _)) = term.by {
+            self.delete(&BY, (&job.destination, time, id));
+        }
         self.unready_at(&job.destination, job.due, id);
     }
 
-    /// The one row in DEADLINE of a job that is ready.
+    /// The one row in DEADLINE of a job that is ready, and the one in BY of a job with a time of its own.
     pub fn judged(&mut self, id: JobId, term: Term, job: &EntryJob) {
         let last = term.is_last(job);
         self.mark(&DEADLINE, (&job.destination, term.class, last, term.arrival, id));
         self.delete(&DEADLINE, (&job.destination, term.class, !last, term.arrival, id));
+        match (term.judged_by(job), term.by) {
+            (Some(time), _) => self.mark(&BY, (&job.destination, time, id)),
+            (None, Some((time, _))) => self.delete(&BY, (&job.destination, time, id)),
+            (None, None) => {}
+        }
     }
 
-    /// Takes a row of READY away by its key, and leaves DEADLINE to the caller.
+    /// Takes a row of READY away by its key, and leaves DEADLINE and BY to the caller.
     pub fn unready_at(&mut self, destination: &Destination, due: Timestamp, id: JobId) {
         self.delete(&READY, (destination, due, id));
         self.touched.insert(destination.clone());
@@ -177,7 +185,7 @@ impl<'a> Edit<'a> {
         }
     }
 
-    /// A new row of MESSAGE with everything that belongs to it but READY and DEADLINE (and, of a long list, RECIPIENTS).
+    /// A new row of MESSAGE with everything that belongs to it but READY, DEADLINE and BY (and, of a long list, RECIPIENTS).
     pub fn enter(&mut self, id: QueueId, message: &Message) {
         self.put(&MESSAGE, id, message);
         self.count_message(message, 1);

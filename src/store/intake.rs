@@ -152,6 +152,22 @@ impl Intake {
         Ok(())
     }
 
+    /// All recipients so far that said nothing of reports want one of success too (sendmail RrtImpliesDsn).
+    ///
+    /// # Errors
+    /// `Full`, `Unavailable`, `Closing`: the message cannot be taken.
+    pub async fn ask_for_receipts(&mut self) -> Result<(), StoreError> {
+        match &mut self.recipients {
+            Recipients::Few(few) => {
+                for (_, recipient) in few {
+                    recipient.notify = recipient.notify.or_receipt();
+                }
+                Ok(())
+            }
+            Recipients::Many(list) => list.ask_for_receipts().await,
+        }
+    }
+
     /// Makes it durable. `envelope.size` and `header_len` are those of the octets written. On `Ok` the message is ours for
     /// ever; on `Err` it is not there.
     ///

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::edit::{Edit, load, parse};
-use super::engine::{Batch, Check, Read};
+use super::engine::{Batch, Check, Key, Read};
 use super::keeper::Errand;
 use super::key::{self, KeyRange};
 use super::message::{Change, List, Message, Shape, Sweep, Term, is_open};
@@ -98,6 +98,17 @@ impl ListStaging {
         Ok(self.total)
     }
 
+    /// All so far that said nothing of reports want one of success too. Rows that are written are changed in slices.
+    pub async fn ask_for_receipts(&mut self) -> Result<(), StoreError> {
+        self.finish().await?;
+        let (id, mut next) = (self.id, Some(STAGED.under(self.id).0));
+        while let Some(start) = next {
+            let slice = move |read: &dyn Read| receipts_slice(read, id, &start);
+            next = self.core.writer.apply(Class::Acknowledged, 0, slice).await?;
+        }
+        Ok(())
+    }
+
     /// They are of a message now.
     pub fn keep(mut self) {
         self.rows = 0;
@@ -130,6 +141,27 @@ impl Drop for ListStaging {
             self.core.leave(Errand::Staged(self.id));
         }
     }
+}
+
+/// Changes some rows from `start` on; where the next slice starts.
+fn receipts_slice(
+    read: &dyn Read,
+    id: QueueId,
+    start: &[u8],
+) -> Result<(Batch, Option<Key>), StoreError> {
+    let (_, end) = STAGED.under(id);
+    let rows = read.range(start..&end, READ_ROWS, false)?;
+    let next = rows.last().map(|(key, _)| key::after(key.clone()));
+    let mut edit = Edit::on(read);
+    for (key, value) in rows {
+        let mut recipients = Vec::<Recipient>::decode(&value)
+            .map_err(|error| damaged(super::edit::describe("STAGED", &key), error))?;
+        for recipient in &mut recipients {
+            recipient.notify = recipient.notify.or_receipt();
+        }
+        edit.put(&STAGED, parse(&STAGED, &key)?, &recipients);
+    }
+    Ok((edit.finish()?, next))
 }
 
 /// Recipients of one destination, cut into rows.

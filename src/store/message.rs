@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::DestinationState;
-use crate::mail::envelope::{Envelope, Recipient, RecipientState, TimeoutClass};
+use crate::mail::envelope::{ByMode, DeliverBy, Envelope, Recipient, RecipientState, TimeoutClass};
 use crate::mail::job::{BodyRef, Destination, EntryJob, Job, JobId};
 use crate::mail::queue_id::QueueId;
 use crate::mail::time::Timestamp;
@@ -51,7 +51,7 @@ pub struct Body {
     pub key: Option<QueueId>,
 }
 
-/// What of a message decides where its jobs stand in DEADLINE.
+/// What of a message decides where its jobs stand in DEADLINE and BY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Term {
     /// Which timeouts it has.
@@ -60,6 +60,8 @@ pub struct Term {
     pub arrival: Timestamp,
     /// Its sender may still be warned.
     pub warns: bool,
+    /// The time of its own that it is to be delivered by, and whether it goes back then (DELIVERBY).
+    pub by: Option<(Timestamp, bool)>,
 }
 
 impl Term {
@@ -67,6 +69,12 @@ impl Term {
     pub fn is_last(self, job: &EntryJob) -> bool {
         let wanted = |r: &Recipient| r.state.is_open() && r.notify.delay();
         !(self.warns && job.recipients.iter().any(wanted))
+    }
+
+    /// The time of its own by which this job is still to be judged (BY): a warning is no use to one who cannot be warned any more.
+    pub fn judged_by(self, job: &EntryJob) -> Option<Timestamp> {
+        let (time, returns) = self.by?;
+        (returns || !self.is_last(job)).then_some(time)
     }
 }
 
@@ -185,7 +193,9 @@ impl Message {
     /// When its jobs are judged.
     pub fn term(&self) -> Term {
         let warns = !self.warned && self.envelope.may_warn();
-        Term { class: self.envelope.timeouts, arrival: self.envelope.arrival, warns }
+        let returns = |by: DeliverBy| by.mode == ByMode::Return;
+        let by = self.envelope.deliver_by_time().zip(self.envelope.deliver_by.map(returns));
+        Term { class: self.envelope.timeouts, arrival: self.envelope.arrival, warns, by }
     }
 
     /// Whether it is being removed: nobody sees it any more.

@@ -376,7 +376,7 @@ fn remove_incoming(
 /// The keys of a message in tables where it does not stand under its queue ID.
 fn keys_elsewhere(read: &dyn Read, id: QueueId) -> Result<Vec<Key>, StoreError> {
     let mut found = Vec::new();
-    for (start, end) in [READY.all(), DEADLINE.all()] {
+    for (start, end) in [READY.all(), DEADLINE.all(), BY.all()] {
         let mut start = start;
         loop {
             let keys = read.keys(&start..&end, SCAN_SLICE, false)?;
@@ -385,6 +385,9 @@ fn keys_elsewhere(read: &dyn Read, id: QueueId) -> Result<Vec<Key>, StoreError> 
             let of_it = |key: &Key| match key.first() {
                 Some(prefix) if *prefix == READY.prefix => {
                     READY.parse(key).is_ok_and(|(_, _, job)| job.queue_id == id)
+                }
+                Some(prefix) if *prefix == BY.prefix => {
+                    BY.parse(key).is_ok_and(|(_, _, job)| job.queue_id == id)
                 }
                 _ => DEADLINE.parse(key).is_ok_and(|(_, _, _, _, job)| job.queue_id == id),
             };

@@ -186,6 +186,31 @@ impl Store {
         keys.iter().map(of).collect()
     }
 
+    /// The jobs of a destination whose message was to be delivered by a time up to `until` (DELIVERBY), in order of that time, after
+    /// `after`.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    pub fn overdue_by(
+        &self,
+        destination: &Destination,
+        until: Timestamp,
+        after: Option<(Timestamp, JobId)>,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, JobId)>, StoreError> {
+        let snapshot = self.core().writer.snapshot()?;
+        let (mut start, _) = BY.under(destination);
+        let (_, end) = BY.under((destination, until));
+        if let Some((time, job)) = after {
+            start = key::after(BY.key((destination, time, job)));
+        }
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        let keys = snapshot.keys(&start..&end, limit, false)?;
+        keys.iter().map(|key| parse(&BY, key).map(|(_, time, job)| (time, job))).collect()
+    }
+
     /// Messages with something unreported, in queue-ID order after `after`, and since when. Up to `limit` are looked at; with the last
     /// one, none at the end. Held ones are not among them.
     ///
@@ -547,6 +572,7 @@ fn unreadable(id: QueueId, body: BodyRef, error: &RecordError) -> Entry {
         size: 0,
         body_lines: 0,
         relay_override: None,
+        deliver_by: None,
     };
     Entry {
         id,

@@ -18,7 +18,9 @@ use super::key::{class_code, class_of, mailer_code, mailer_of};
 use super::message::{Body, Change, DestinationRow, Incoming, List, Message, Shape, Sweep};
 use super::{DestinationState, StoreError};
 use crate::mail::address::{Address, ReversePath};
-use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, RecipientState, Ret};
+use crate::mail::envelope::{
+    BodyType, ByMode, DeliverBy, Envelope, Notify, Recipient, RecipientState, Ret,
+};
 use crate::mail::history::Event;
 use crate::mail::job::{Destination, EntryJob};
 use crate::mail::loading::Attempts;
@@ -31,6 +33,8 @@ use crate::mail::time::Timestamp;
 const FORMAT: u8 = 1;
 /// The format octet of messages whose lines are counted.
 const FORMAT_2: u8 = 2;
+/// The format octet of messages with DELIVERBY, which few have.
+const FORMAT_3: u8 = 3;
 /// No record is larger, encoded or in memory: a list job of 1 000 recipients with the longest addresses and reports has
 /// some 2 MiB. Bounds what a damaged length can make us allocate.
 const RECORD_MAX: usize = 4 << 20;
@@ -94,11 +98,39 @@ fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, RecordError> {
     read_rest(rest)
 }
 
-/// A layout of messages, with what format 2 has behind it: nothing was counted in format 1.
-fn read_message<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, u64), RecordError> {
+/// A layout of messages, with what later formats have behind it: nothing was counted in format 1.
+fn read_message<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, Later), RecordError> {
     match bytes.split_first() {
-        Some((&FORMAT_2, rest)) => read_rest(rest),
-        _ => Ok((read(bytes)?, 0)),
+        Some((&FORMAT_3, rest)) => {
+            let (v1, body_lines, by): (T, u64, DeliverByV3) = read_rest(rest)?;
+            Ok((v1, Later { body_lines, deliver_by: Some(by.try_into()?) }))
+        }
+        Some((&FORMAT_2, rest)) => {
+            let (v1, body_lines) = read_rest(rest)?;
+            Ok((v1, Later { body_lines, deliver_by: None }))
+        }
+        _ => Ok((read(bytes)?, Later { body_lines: 0, deliver_by: None })),
+    }
+}
+
+/// What an envelope has beyond its first layout.
+struct Later {
+    body_lines: u64,
+    deliver_by: Option<DeliverBy>,
+}
+
+impl Later {
+    fn complete(self, v1: EnvelopeV1<'_>) -> Result<Envelope, RecordError> {
+        let Later { body_lines, deliver_by } = self;
+        Ok(Envelope { body_lines, deliver_by, ..v1.try_into()? })
+    }
+}
+
+/// A layout of messages in the lowest format that has all of the envelope.
+fn write_message<T: Serialize>(v1: T, envelope: &Envelope) -> Vec<u8> {
+    match envelope.deliver_by {
+        None => write_as(FORMAT_2, &(v1, envelope.body_lines)),
+        Some(by) => write_as(FORMAT_3, &(v1, envelope.body_lines, deliver_by_v3(by))),
     }
 }
 
@@ -109,7 +141,8 @@ fn read_rest<'a, T: Deserialize<'a>>(rest: &'a [u8]) -> Result<T, RecordError> {
     if used == rest.len() { Ok(value) } else { Err(layout("octets left over")) }
 }
 
-// ---- the frozen layouts, format 1; messages of format 2 are the same with the number of body lines behind them ----
+// ---- the frozen layouts, format 1; messages of format 2 are the same with the number of body lines behind them, those of
+// format 3 with DELIVERBY behind that ----
 
 type Text<'a> = Cow<'a, str>;
 
@@ -136,6 +169,13 @@ struct EnvelopeV1<'a> {
     size: u64,
     #[serde(borrow)]
     relay_override: Option<Text<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DeliverByV3 {
+    seconds: i32,
+    /// 1: N, 2: R; 16: trace. As in sendmail's control file.
+    flags: u8,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -331,6 +371,14 @@ fn envelope_v1(envelope: &Envelope) -> EnvelopeV1<'_> {
     }
 }
 
+fn deliver_by_v3(by: DeliverBy) -> DeliverByV3 {
+    let mode = match by.mode {
+        ByMode::Notify => 1,
+        ByMode::Return => 2,
+    };
+    DeliverByV3 { seconds: by.seconds, flags: mode | if by.trace { 16 } else { 0 } }
+}
+
 fn recipient_v1(recipient: &Recipient) -> RecipientV1<'_> {
     let notify = match recipient.notify {
         Notify::Unspecified => 0,
@@ -467,7 +515,21 @@ impl TryFrom<EnvelopeV1<'_>> for Envelope {
             size: v1.size,
             body_lines: 0,
             relay_override: owned(v1.relay_override),
+            deliver_by: None,
         })
+    }
+}
+
+impl TryFrom<DeliverByV3> for DeliverBy {
+    type Error = RecordError;
+    fn try_from(v3: DeliverByV3) -> Result<DeliverBy, RecordError> {
+        let max = DeliverBy::SECONDS_MAX;
+        let mode = match (v3.flags & !16, v3.seconds) {
+            (1, seconds) if (-max..=max).contains(&seconds) => ByMode::Notify,
+            (2, seconds) if (1..=max).contains(&seconds) => ByMode::Return,
+            _ => return Err(layout("DELIVERBY")),
+        };
+        Ok(DeliverBy { seconds: v3.seconds, mode, trace: v3.flags & 16 != 0 })
     }
 }
 
@@ -582,13 +644,13 @@ impl Record for Incoming {
             held: self.held.as_deref().map(|reason| cut(reason, TEXT_MAX)),
             recipients: self.recipients.iter().map(recipient_v1).collect(),
         };
-        write_as(FORMAT_2, &(v1, self.envelope.body_lines))
+        write_message(v1, &self.envelope)
     }
 
     fn decode(bytes: &[u8]) -> Result<Incoming, RecordError> {
-        let (v1, body_lines): (IncomingV1<'_>, u64) = read_message(bytes)?;
+        let (v1, later): (IncomingV1<'_>, Later) = read_message(bytes)?;
         Ok(Incoming {
-            envelope: Envelope { body_lines, ..v1.envelope.try_into()? },
+            envelope: later.complete(v1.envelope)?,
             destination: v1.destination.try_into()?,
             held: owned(v1.held),
             recipients: recipients_of(v1.recipients)?,
@@ -608,13 +670,13 @@ impl Record for Message {
                 Shape::List(list) => ShapeV1::List(list_v1(list)),
             },
         };
-        write_as(FORMAT_2, &(v1, self.envelope.body_lines))
+        write_message(v1, &self.envelope)
     }
 
     fn decode(bytes: &[u8]) -> Result<Message, RecordError> {
-        let (v1, body_lines): (MessageV1<'_>, u64) = read_message(bytes)?;
+        let (v1, later): (MessageV1<'_>, Later) = read_message(bytes)?;
         Ok(Message {
-            envelope: Envelope { body_lines, ..v1.envelope.try_into()? },
+            envelope: later.complete(v1.envelope)?,
             body: Body { generation: v1.body.0, key: v1.body.1.map(QueueId::from_u64) },
             warned: v1.warned,
             held: owned(v1.held),

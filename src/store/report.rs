@@ -81,6 +81,7 @@ fn report_message(
         size,
         body_lines: memchr::memchr_iter(b'\n', body).count() as u64,
         relay_override: None,
+        deliver_by: None,
     };
     let recipient = Recipient {
         address: report.to.clone(),

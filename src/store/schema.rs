@@ -39,7 +39,8 @@
 //!
 //! *Deadlines by destination.* A job that met something of its own is judged by its settle. What a destination that is down keeps
 //! waiting meets nothing: those jobs are judged when the destination fails. So DEADLINE stands beside READY, by destination, and a
-//! dead destination costs a short range read for each failure of it, whatever waits behind it.
+//! dead destination costs a short range read for each failure of it, whatever waits behind it. BY is the same for the few messages
+//! that brought a time of their own.
 //!
 //! *No revision numbers.* A read-modify-write batch checks that the record it read is still exactly what it read
 //! (`Check::Equals`). On the embedded engine the batch is made inside the write transaction and the check always holds.
@@ -100,6 +101,9 @@
 //! - **I11** INFLIGHT has a row only for a job that somebody has in hand, or that the process before had: then until the log has
 //!   named it ([`Store::forget_interrupted`](super::Store::forget_interrupted)). META `open` is there while a process has the store.
 //! - **I12** LOADED and LOADED_AT name the same origins. PROGRESS has only lists that are unfolding.
+//! - **I13** BY has at most one row for each row of READY, under the job's destination and the time its message is to be delivered
+//!   by, and nothing else. A job that is still to be judged by that time has its row; one whose sender needs no warning any more
+//!   may keep it until it is judged once more: it **may be early, never late**.
 
 use super::key::Table;
 use crate::mail::envelope::TimeoutClass;
@@ -141,6 +145,9 @@ pub const AGENDA: Table<(Timestamp, Destination)> = Table::new("AGENDA", 0x32);
 /// destination fails, those whose time is over are a short range, whatever the timeouts are by then and whatever waits beside them.
 pub const DEADLINE: Table<(Destination, TimeoutClass, bool, Timestamp, JobId)> =
     Table::new("DEADLINE", 0x33);
+/// (Destination, time, job) → nothing: the jobs of one destination whose message has a time of its own to be delivered by (DELIVERBY),
+/// beside their rows in DEADLINE: when the destination fails, those whose time is over are a short range.
+pub const BY: Table<(Destination, Timestamp, JobId)> = Table::new("BY", 0x36);
 /// Queue ID → nothing: the held messages of MESSAGE. The reason stands in MESSAGE.
 pub const HELD: Table<QueueId> = Table::new("HELD", 0x34);
 /// Job → unclean stops it was in flight at before this attempt. A row is durable before the attempt can send anything, so that what may

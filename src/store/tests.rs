@@ -90,6 +90,7 @@ fn envelope(from: &str, size: u64, now: Timestamp) -> Envelope {
         size,
         body_lines: 0,
         relay_override: None,
+        deliver_by: None,
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! set lmtp | notls | show          before anything else: LMTP; no STARTTLS; transcript lines
-//! letter <from> <to>... [key=value|word]   a letter: text=, size=, envid=, notify=, orcpt=, ret=, pieces, 8bit, utf8
+//! letter <from> <to>... [key=value|word]   a letter: text=, size=, envid=, notify=, orcpt=, ret=, by=, age=, pieces, 8bit, utf8
 //! open EXTENSION...                short for greeting and EHLO (or LHLO) up to `= ready`
 //! S: line                          the server sends a line
 //! s: raw                           the server sends this, with \r \n \0 escapes, no line end
@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use kvmta::mail::address::ReversePath;
 use kvmta::mail::envelope::{
-    BodyType, Envelope, Notify, Recipient, RecipientState, Ret, TimeoutClass,
+    BodyType, ByMode, DeliverBy, Envelope, Notify, Recipient, RecipientState, Ret, TimeoutClass,
 };
 use kvmta::mail::time::Timestamp;
 use kvmta::smtp::client::{
@@ -58,6 +58,7 @@ struct Draft {
     envelope: Envelope,
     recipients: Vec<Recipient>,
     body: Body,
+    now: Timestamp,
 }
 
 fn draft(line: &str) -> Draft {
@@ -85,9 +86,10 @@ fn draft(line: &str) -> Draft {
         size: 0,
         body_lines: 0,
         relay_override: None,
+        deliver_by: None,
     };
     let mut text = "Subject: x\r\n\r\nhello\r\n".to_owned();
-    let (mut pieces, mut size) = (false, None);
+    let (mut pieces, mut size, mut now) = (false, None, Timestamp::ZERO);
     let mut recipients: Vec<Recipient> = Vec::new();
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
@@ -112,6 +114,15 @@ fn draft(line: &str) -> Draft {
             ("orcpt", value) => {
                 recipients.last_mut().expect("a recipient before").orcpt = Some(unescape(value));
             }
+            ("by", value) => {
+                let (seconds, mode) = value.split_once(';').expect("by=SECONDS;MODE");
+                envelope.deliver_by = Some(DeliverBy {
+                    seconds: seconds.parse().expect("seconds"),
+                    mode: if mode.starts_with('R') { ByMode::Return } else { ByMode::Notify },
+                    trace: mode.ends_with('T'),
+                });
+            }
+            ("age", value) => now = Timestamp::from_secs(value.parse().expect("seconds")),
             ("pieces", _) => pieces = true,
             ("8bit", _) => envelope.body_type = BodyType::EightBitMime,
             ("utf8", _) => envelope.smtputf8 = true,
@@ -126,7 +137,7 @@ fn draft(line: &str) -> Draft {
     envelope.header_len = text.find("\r\n\r\n").map_or(0, |at| at as u64 + 4);
     envelope.size = size.unwrap_or(text.len() as u64);
     let body = if pieces { Body::Pieces } else { Body::Whole(Arc::from(text.into_bytes())) };
-    Draft { envelope, recipients, body }
+    Draft { envelope, recipients, body, now }
 }
 
 fn unescape(text: &str) -> String {
@@ -159,8 +170,9 @@ fn show(deed: &Output) -> String {
         Output::Fate { place, fate } => {
             let mut text = format!("{place} ");
             match fate {
-                Fate::Taken { reply, dsn_aware } => {
+                Fate::Taken { reply, dsn_aware, by_aware } => {
                     let _ = write!(text, "taken {reply}{}", if *dsn_aware { " (dsn)" } else { "" });
+                    text.push_str(if *by_aware { " (by)" } else { "" });
                 }
                 Fate::Refused { reply, command } => {
                     let _ = write!(text, "refused {reply} to {command}");
@@ -169,6 +181,10 @@ fn show(deed: &Output) -> String {
                     let _ = write!(text, "unfit over {limit}");
                 }
                 Fate::Unfit(Unfit::NeedsUtf8) => text.push_str("unfit utf8"),
+                Fate::Unfit(Unfit::NoDeliverBy) => text.push_str("unfit by"),
+                Fate::Unfit(Unfit::TooLate { left, minimum }) => {
+                    let _ = write!(text, "unfit {left} < {minimum}");
+                }
                 Fate::Later(reply) => {
                     let _ = write!(text, "later {reply}");
                 }
@@ -256,6 +272,7 @@ impl Play {
                 self.fates = vec![0; draft.recipients.len()];
                 let letter = Letter {
                     envelope: &draft.envelope,
+                    deliver_by_left: draft.envelope.deliver_by_left(draft.now),
                     recipients: draft.recipients.iter().collect(),
                     body: draft.body,
                 };
@@ -350,8 +367,8 @@ fn large_bodies_leave_in_pieces() {
     let draft = draft("<a@x> <b@y> text=x");
     let now = Instant::now();
     let body = Body::Whole(Arc::from(text.as_bytes()));
-    let letter =
-        Letter { envelope: &draft.envelope, recipients: draft.recipients.iter().collect(), body };
+    let recipients = draft.recipients.iter().collect();
+    let letter = Letter { envelope: &draft.envelope, deliver_by_left: None, recipients, body };
     let mut client = Client::new(client_settings(), now);
     for reply in ["220 a\r\n", "250-a\r\n250-CHUNKING\r\n250 PIPELINING\r\n"] {
         client.handle(Input::Received(reply.as_bytes()), now);
@@ -431,7 +448,8 @@ proptest! {
                     prop_assert!(!open);
                     (fates, open, letters) = ([0; 3], true, letters + 1);
                     let recipients = draft.recipients.iter().collect();
-                    let letter = Letter { envelope: &draft.envelope, recipients, body: draft.body.clone() };
+                    let envelope = &draft.envelope;
+                    let letter = Letter { envelope, deliver_by_left: None, recipients, body: draft.body.clone() };
                     client.handle(Input::Letter(letter), now);
                 }
                 Some(Output::NeedBody) => client.handle(Input::Piece { bytes: b"a\n.b", last: letters % 2 == 0 }, now),

@@ -85,6 +85,11 @@ impl Dialogue {
                 block_time: Duration::from_secs(3600),
                 dsn: true,
                 etrn: true,
+                verb: true,
+                deliver_by: Some(0),
+                novrfy: false,
+                noexpn: false,
+                help: None,
                 mail_needs_hello: false,
                 vrfy_needs_hello: false,
                 expn_needs_hello: false,
@@ -101,7 +106,9 @@ impl Dialogue {
     fn directive(&mut self, line: &str) {
         let words: Vec<&str> = line.split(' ').collect();
         let act = match words.as_slice() {
-            ["set", name, value] => return self.set(name, value),
+            ["set", name, value @ ..] if !value.is_empty() => {
+                return self.set(name, &value.join(" "));
+            }
             ["refuse", address, reply @ ..] => {
                 self.refusals.insert((*address).into(), parse_reply(&reply.join(" ")));
                 return;
@@ -139,6 +146,11 @@ impl Dialogue {
             "session_time" => settings.session_time = duration(value),
             "dsn" => settings.dsn = value == "yes",
             "etrn" => settings.etrn = value == "yes",
+            "verb" => settings.verb = value == "yes",
+            "deliver_by" => settings.deliver_by = value.parse().ok(),
+            "novrfy" => settings.novrfy = value == "yes",
+            "noexpn" => settings.noexpn = value == "yes",
+            "help" => settings.help = Some(String::from_utf8(unescape(value)).unwrap().into()),
             "mail_needs_hello" => settings.mail_needs_hello = value == "yes",
             "vrfy_needs_hello" => settings.vrfy_needs_hello = value == "yes",
             "trusted" => self.peer.trusted = value == "yes",

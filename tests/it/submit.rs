@@ -143,7 +143,8 @@ fn names_receipts_and_folded_fields() {
         config.single_line_from_header = true;
     };
     let (entry, said) = submitted(change, to(&["a@b.example"]), true, text).unwrap();
-    assert!(said.contains("From: Ann <ann@b.example>\n"), "{said}");
+    assert!(said.contains("From: Ann  <ann@b.example>\n"), "{said}");
+    assert!(!said.contains("Return-Receipt-To"), "{said}");
     assert!(entry.jobs[0].recipients[0].notify.success());
 
     let (_, quoted) = submitted(|_| {}, to(&["a@b.example"]), true, b"\nhi\n").unwrap();

@@ -9,7 +9,8 @@
 //! host NAME [VERB: REPLY, then REPLY]  a host at its A record listens, and answers lines that begin with VERB so; the last reply
 //!                            stays. VERB may be CONNECT or `.`; REPLY may be `drop`, `hang`, `after 2s 250 ok`; `|` parts its lines
 //! down NAME | up NAME        connections are refused, open ones are lost | it listens again
-//! submit <from> PARAM to <to> PARAM <to>... | Field: value   one SMTP transaction; `to 2500 at b.example <u@c.example>` is a list
+//! submit <from> PARAM to <to> PARAM <to>... | Field: value   one SMTP transaction; `to 2500 at b.example <u@c.example>` is a list;
+//!                            `\r\n` parts fields
 //! load N                     the machine's load average
 //! run [-qRtext -q!Stext -qIlast] [queuereturn=now] [order=time] [size=3]   an explicit run; `-qIlast` names the last message submitted
 //! hold TEXT | release | remove | bounce TEXT  what an operator does to every message
@@ -18,6 +19,7 @@
 //! wait finished              until nothing is left of the message submitted last
 //! pass 15m                   time passes
 //! stop [grace] | crash | start                the house stops in order | is lost with what was not durable | stands again
+//! A delivered text begins with the BY of its MAIL, if there was one.
 //! expect delivered <to> by HOST | delivered N at DOMAIN | text WORDS | no text WORDS | nothing
 //! expect deferred <to> WORDS | untried <to> | attempts <to> N | retry <to> in 15m | held WORDS | queue N | queue empty
 //! expect file NAME WORDS      a file that an option named as $here/NAME
@@ -128,6 +130,7 @@ impl Session {
         let greeting = format!("220 {} ESMTP", self.name);
         self.answer("CONNECT", &greeting).await?;
         let mut recipients = Vec::new();
+        let mut by: Option<String> = None;
         loop {
             let line = self.line().await?;
             let verb = line.get(..4).unwrap_or(&line).to_ascii_uppercase();
@@ -142,12 +145,16 @@ impl Session {
                         recipients.push(path.to_owned());
                     }
                 }
+                "MAIL" => {
+                    by = line.split_once(" BY=").map(|(_, by)| by.to_owned());
+                    self.answer(&line, "250 2.1.0 ok").await?;
+                }
                 "DATA" if recipients.is_empty() => {
                     self.answer("NONE", "503 5.5.1 no recipients").await?;
                 }
                 "DATA" => {
                     if self.answer(&line, "354 go on").await?.starts_with('3') {
-                        let mut text = String::new();
+                        let mut text = by.take().map_or(String::new(), |by| format!("BY={by}\n"));
                         loop {
                             let line = self.line().await?;
                             if line == "." {
@@ -625,6 +632,7 @@ impl Play {
             }
         }
         commands.push("DATA".into());
+        let field = field.replace("\\r\\n", "\r\n").replace("\\t", "\t");
         let header = format!("Subject: walk\r\nMessage-Id: <1@a.example>\r\n{field}");
         commands.push(format!("{header}\r\n\r\nthe body\r\n."));
         commands.push("QUIT".into());
@@ -985,6 +993,16 @@ fn attempts() {
 #[test]
 fn deadlines() {
     file("deadlines.txt");
+}
+
+#[test]
+fn deliver_by() {
+    file("deliver-by.txt");
+}
+
+#[test]
+fn header_edits() {
+    file("header-edits.txt");
 }
 
 #[test]

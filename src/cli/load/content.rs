@@ -158,6 +158,7 @@ impl<'a> Content<'a> {
                 size: self.size,
                 body_lines: self.body_lines,
                 relay_override: None,
+                deliver_by: None,
             },
             attempts: head.attempts.clone(),
             warned: head.warned,

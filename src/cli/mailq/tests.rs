@@ -66,6 +66,7 @@ fn entry(
             size: 133,
             body_lines: 2,
             relay_override: None,
+            deliver_by: None,
         },
         held: None,
         warned: false,

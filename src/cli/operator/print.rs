@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use super::args::Invocation;
-use crate::mail::envelope::{Recipient, RecipientState};
+use crate::mail::envelope::{ByMode, Recipient, RecipientState};
 use crate::mail::filter::{Filter, State};
 use crate::mail::history::{Event, What};
 use crate::mail::job::{Destination, Entry, EntryJob};
@@ -152,6 +152,13 @@ impl Printer {
         ];
         if let Some(reason) = &entry.held {
             rows.insert(2, ("Held", reason.clone()));
+        }
+        if let (Some(by), Some(time)) = (envelope.deliver_by, envelope.deliver_by_time()) {
+            let then = match by.mode {
+                ByMode::Notify => "its sender is told of the delay then",
+                ByMode::Return => "it goes back then",
+            };
+            rows.push(("Deliver by", format!("{}; {then}", self.date(time))));
         }
         if let Some(relay) = &envelope.relay_override {
             rows.push(("Relay", format!("{relay}, chosen by an operator")));
@@ -327,6 +334,7 @@ fn message(entry: &Entry) -> Value {
         "protocol": envelope.protocol,
         "message_id": envelope.message_id,
         "relay_override": envelope.relay_override,
+        "deliver_by": envelope.deliver_by_time().map(rfc3339),
         "warned": entry.warned,
         "recipients_total": entry.recipients_total,
     })

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::mail::address::ReversePath;
-use crate::mail::envelope::TimeoutClass;
+use crate::mail::envelope::{DeliverBy, TimeoutClass};
 use crate::mail::job::{BodyRef, Destination, Mailer};
 use crate::mail::queue_id::QueueId;
 use crate::mail::status::EnhancedStatus;
@@ -29,6 +29,7 @@ fn envelope(arrival: u64, priority: i64) -> Envelope {
         size: 0,
         body_lines: 0,
         relay_override: None,
+        deliver_by: None,
     }
 }
 
@@ -165,6 +166,7 @@ fn writes_every_line_there_is() {
     e.smtputf8 = true;
     e.ret = Some(Ret::Headers);
     e.envid = Some("QQ314159".into());
+    e.deliver_by = Some(DeliverBy { seconds: 120, mode: ByMode::Return, trace: true });
     let mut asked = recipient("grå@x.example", None);
     asked.orcpt = Some("rfc822;gra@x.example".into());
     asked.notify = Notify::On { success: true, failure: false, delay: true };

@@ -15,6 +15,8 @@ pub enum Fate {
         reply: Reply,
         /// It offered DSN and was given this recipient's NOTIFY (RFC 3461 5.2.1).
         dsn_aware: bool,
+        /// It offered DELIVERBY and was given BY, if the message has one (RFC 2852).
+        by_aware: bool,
     },
     /// The server said 4yz or 5yz to something that concerns this recipient.
     Refused {
@@ -43,6 +45,15 @@ pub enum Unfit {
     },
     /// Needs SMTPUTF8, which it does not offer (RFC 6531 3.2).
     NeedsUtf8,
+    /// Is to go back when it is late, and the server does not offer DELIVERBY (RFC 2852 4.1.4.2).
+    NoDeliverBy,
+    /// Is to go back when it is late, and the server takes longer (RFC 2852 4.1.4.1).
+    TooLate {
+        /// Seconds left.
+        left: i64,
+        /// Seconds it wants at least.
+        minimum: i64,
+    },
 }
 
 /// Why a connection is over.

@@ -19,6 +19,8 @@ pub struct Offer {
     pub chunking: bool,
     /// STARTTLS (RFC 3207).
     pub starttls: bool,
+    /// DELIVERBY (RFC 2852), with the fewest seconds it takes, 0 when it names none.
+    pub deliver_by: Option<u32>,
 }
 
 /// What was said of message sizes.
@@ -46,6 +48,9 @@ impl Offer {
                 "DSN" => offer.dsn = true,
                 "CHUNKING" => offer.chunking = true,
                 "STARTTLS" => offer.starttls = true,
+                "DELIVERBY" => {
+                    offer.deliver_by = Some(words.next().and_then(|n| n.parse().ok()).unwrap_or(0));
+                }
                 "SIZE" => {
                     offer.size = match words.next().map(str::parse::<u64>) {
                         Some(Ok(limit)) if limit > 0 => SizeOffer::AtMost(limit),

@@ -1,4 +1,4 @@
-//! One transaction: its command lines, made once, and how each recipient stands (RFC 5321 3.3, RFC 3461 4).
+//! One transaction: its command lines, made once, and how each recipient stands (RFC 5321 3.3, RFC 3461 4, RFC 2852 4).
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::ending::{Fate, Unfit};
 use super::offer::{Offer, SizeOffer};
 use super::{Dialect, Output};
-use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, Ret};
+use crate::mail::envelope::{BodyType, ByMode, Envelope, Notify, Recipient, Ret};
 use crate::mail::status::Reply;
 use crate::smtp::codec::LineChecker;
 
@@ -19,6 +19,8 @@ const CHUNK_MAX: usize = 96 * 1024;
 pub struct Letter<'a> {
     /// Its envelope.
     pub envelope: &'a Envelope,
+    /// Seconds left of the time it is to be delivered by (RFC 2852), if it has one.
+    pub deliver_by_left: Option<i64>,
     /// For whom, at least one. Fates name them by their place here.
     pub recipients: Vec<&'a Recipient>,
     /// Header, blank line and body.
@@ -67,6 +69,7 @@ pub(super) struct Transaction {
     ends: Vec<usize>,
     standing: Vec<Standing>,
     pub(super) carriage: Carriage,
+    by_aware: bool,
 }
 
 impl Transaction {
@@ -85,14 +88,19 @@ impl Transaction {
             _ => None,
         };
         let sender_utf8 = utf8 && !offer.smtputf8;
+        let late = match dialect {
+            Dialect::Smtp => comes_late(&letter, offer),
+            // Nobody comes after it: it is delivered there and then.
+            Dialect::Lmtp => None,
+        };
         let mut lines = String::with_capacity(64 * (1 + letter.recipients.len()));
         let mut ends = Vec::with_capacity(1 + letter.recipients.len());
-        mail_line(&mut lines, letter.envelope, offer, utf8);
+        mail_line(&mut lines, &letter, offer, utf8);
         ends.push(lines.len());
         let mut standing = Vec::with_capacity(letter.recipients.len());
         for (place, recipient) in letter.recipients.iter().enumerate() {
             let lacks_utf8 = sender_utf8 || recipient.address.is_utf8() && !offer.smtputf8;
-            let unfit = too_large.or(lacks_utf8.then_some(Unfit::NeedsUtf8));
+            let unfit = late.or(too_large).or(lacks_utf8.then_some(Unfit::NeedsUtf8));
             rcpt_line(&mut lines, recipient, offer);
             ends.push(lines.len());
             standing.push(match unfit {
@@ -113,7 +121,8 @@ impl Transaction {
             }
             Body::Whole(bytes) => Carriage::Whole(bytes),
         };
-        Transaction { lines, ends, standing, carriage }
+        let by_aware = offer.deliver_by.is_some();
+        Transaction { lines, ends, standing, carriage, by_aware }
     }
 
     /// The MAIL line without its CRLF.
@@ -173,7 +182,8 @@ impl Transaction {
     /// The server took the message for the recipient at `place`.
     pub(super) fn take(&mut self, place: usize, reply: &Reply, out: &mut impl Extend<Output>) {
         if let Some(&Standing::Accepted { dsn_aware }) = self.standing.get(place) {
-            self.settle(place, Fate::Taken { reply: reply.clone(), dsn_aware }, out);
+            let by_aware = self.by_aware;
+            self.settle(place, Fate::Taken { reply: reply.clone(), dsn_aware, by_aware }, out);
         }
     }
 
@@ -206,7 +216,18 @@ fn needs_utf8(letter: &Letter<'_>) -> bool {
     path || envelope.smtputf8 && header
 }
 
-fn mail_line(line: &mut String, envelope: &Envelope, offer: &Offer, utf8: bool) {
+/// RFC 2852 4.1.4: by-mode R goes to no server that could forget the time, or that takes longer than there is left.
+fn comes_late(letter: &Letter<'_>, offer: &Offer) -> Option<Unfit> {
+    let returns = letter.envelope.deliver_by.is_some_and(|by| by.mode == ByMode::Return);
+    let left = letter.deliver_by_left.filter(|_| returns)?;
+    let Some(minimum) = offer.deliver_by else { return Some(Unfit::NoDeliverBy) };
+    // The time with R is above 0.
+    let minimum = i64::from(minimum).max(1);
+    (left < minimum).then_some(Unfit::TooLate { left, minimum })
+}
+
+fn mail_line(line: &mut String, letter: &Letter<'_>, offer: &Offer, utf8: bool) {
+    let envelope = letter.envelope;
     line.push_str("MAIL From:<");
     if let Some(address) = envelope.reverse_path.mailbox() {
         line.push_str(address.as_str());
@@ -230,6 +251,16 @@ fn mail_line(line: &mut String, envelope: &Envelope, offer: &Offer, utf8: bool) 
             None => {}
         }
         parameter(line, " ENVID=", envelope.envid.as_deref());
+    }
+    if let (Some(_), Some(by), Some(left)) =
+        (offer.deliver_by, envelope.deliver_by, letter.deliver_by_left)
+    {
+        let mode = match by.mode {
+            ByMode::Notify => 'N',
+            ByMode::Return => 'R',
+        };
+        let trace = if by.trace { "T" } else { "" };
+        let _ = write!(line, " BY={left};{mode}{trace}");
     }
     line.push_str("\r\n");
 }

@@ -15,7 +15,8 @@ impl Server {
     pub(super) fn command(&mut self, line: &str) {
         let (verb, argument) = command::split(line);
         let first = std::mem::replace(&mut self.first_command, false);
-        if let (State::Refused, false) = (&self.state, verb == Verb::Quit) {
+        let is_known = !matches!(verb, Verb::Quit | Verb::Foreign | Verb::Unknown);
+        if let (State::Refused, true) = (&self.state, is_known) {
             return self.bad(550, (5, 0, 0), format_args!("Command rejected"));
         }
         if verb == Verb::Foreign && first {
@@ -49,7 +50,8 @@ impl Server {
             Verb::Vrfy => self.vrfy(argument),
             Verb::Expn => {
                 self.idle_command();
-                if self.hello.is_none() && self.settings.expn_needs_hello {
+                let needs_hello = self.settings.expn_needs_hello && !self.settings.noexpn;
+                if self.hello.is_none() && needs_hello {
                     let text = format_args!("I demand that you introduce yourself first");
                     return self.say(503, (5, 0, 0), text);
                 }
@@ -58,15 +60,31 @@ impl Server {
             }
             Verb::Help => {
                 self.idle_command();
-                help::write(&mut self.replies, argument);
+                match &self.settings.help {
+                    Some(file) => {
+                        let host = &self.settings.host_name;
+                        help::write_from(&mut self.replies, argument, file, host);
+                    }
+                    None => help::write(&mut self.replies, argument),
+                }
             }
             Verb::Etrn => self.etrn(argument),
             Verb::StartTls => self.start_tls(argument),
-            Verb::Auth => self.bad(503, (5, 3, 3), format_args!("AUTH not available")),
-            Verb::Verb => self.bad(502, (5, 7, 0), format_args!("Verbose unavailable")),
+            Verb::Auth => {
+                self.idle_command();
+                self.say(503, (5, 3, 3), format_args!("AUTH not available"));
+            }
+            Verb::Verb => {
+                self.idle_command();
+                match self.settings.verb {
+                    true => self.say(250, (2, 0, 0), format_args!("Verbose mode")),
+                    false => self.say(502, (5, 7, 0), format_args!("Verbose unavailable")),
+                }
+            }
             Verb::Unimplemented => {
+                self.idle_command();
                 let text = format_args!("Command not implemented: \"{}\"", echo(line));
-                self.bad(502, (5, 5, 1), text);
+                self.say(502, (5, 5, 1), text);
             }
             Verb::Foreign | Verb::Unknown => {
                 let text = format_args!("Command unrecognized: \"{}\"", echo(line));
@@ -96,7 +114,8 @@ impl Server {
     fn parse_mail(&self, argument: &str) -> Result<Mail, Reply> {
         let (shown, rest) = command::path(argument, "FROM")?;
         let path = command::reverse_path(shown)?;
-        let parameters = extension::mail(rest, self.settings.dsn)?;
+        let Settings { dsn, deliver_by, .. } = *self.settings;
+        let parameters = extension::mail(rest, dsn, deliver_by)?;
         let max = self.settings.message_size;
         if max != 0 && parameters.size.is_some_and(|size| size > max) {
             let text = format!("Message size exceeds fixed maximum message size ({max})");
@@ -203,6 +222,8 @@ impl Server {
             dsn: self.settings.dsn,
             etrn: self.settings.etrn,
             starttls: self.peer.offers_tls && !self.tls,
+            verb: self.settings.verb,
+            deliver_by: self.settings.deliver_by,
         }
     }
 
@@ -220,6 +241,10 @@ impl Server {
     /// RFC 5321 3.5.3: an address is neither confirmed nor denied.
     fn vrfy(&mut self, argument: &str) {
         self.idle_command();
+        let cannot = format_args!("Cannot VRFY user; try RCPT to attempt delivery (or try finger)");
+        if self.settings.novrfy {
+            return self.say(252, (2, 5, 2), cannot);
+        }
         if self.hello.is_none() && self.settings.vrfy_needs_hello {
             let text = format_args!("I demand that you introduce yourself first");
             return self.say(503, (5, 0, 0), text);
@@ -227,8 +252,7 @@ impl Server {
         if argument.is_empty() {
             return self.say(501, (5, 5, 2), format_args!("Argument required"));
         }
-        let text = format_args!("Cannot VRFY user; try RCPT to attempt delivery (or try finger)");
-        self.say(252, (2, 5, 2), text);
+        self.say(252, (2, 5, 2), cannot);
     }
 
     fn etrn(&mut self, argument: &str) {
@@ -258,16 +282,20 @@ impl Server {
     }
 
     fn start_tls(&mut self, argument: &str) {
-        if self.tls {
-            return self.bad(503, (5, 5, 0), format_args!("TLS already active"));
-        }
+        self.idle_command();
         if !argument.is_empty() {
-            return self.bad(501, (5, 5, 2), format_args!("Syntax error (no parameters allowed)"));
+            return self.say(501, (5, 5, 2), format_args!("Syntax error (no parameters allowed)"));
+        }
+        if self.tls {
+            return self.say(503, (5, 5, 0), format_args!("TLS not available"));
         }
         if !self.peer.offers_tls {
             return self.say(454, (4, 3, 3), format_args!("TLS not available after start"));
         }
-        self.abandon();
+        if self.in_transaction() {
+            let text = format_args!("TLS not permitted during a mail transaction");
+            return self.say(503, (5, 5, 0), text);
+        }
         self.hello = None;
         // RFC 3207 6 and 4.2: what was sent in plain text before the handshake has no effect after it. A client that
         // sends anything behind STARTTLS does not mean to do TLS, or somebody else sent it.

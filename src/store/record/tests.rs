@@ -44,6 +44,7 @@ fn envelope() -> Envelope {
         size: 70_000,
         body_lines: 900,
         relay_override: Some("[192.0.2.9]".into()),
+        deliver_by: None,
     }
 }
 
@@ -154,6 +155,24 @@ fn layouts_are_frozen() {
     golden("attempts-1", &attempts);
 }
 
+/// Only a message with DELIVERBY has format 3: all others are as before.
+#[test]
+fn deliver_by_is_kept() {
+    for (name, seconds, mode, trace) in
+        [("return", 3600, ByMode::Return, true), ("notify", -5, ByMode::Notify, false)]
+    {
+        let by = DeliverBy { seconds, mode, trace };
+        let envelope = Envelope { deliver_by: Some(by), ..envelope() };
+        let message = Message { envelope: envelope.clone(), ..message(Shape::List(list())) };
+        golden(&format!("message-3-{name}"), &message);
+        golden(&format!("incoming-3-{name}"), &Incoming { envelope, ..incoming() });
+    }
+    let mut bytes = incoming().encode();
+    bytes[0] = 3;
+    bytes.extend([0, 3]);
+    assert!(matches!(Incoming::decode(&bytes), Err(RecordError::Layout(_))));
+}
+
 /// Messages of format 1 have all but the number of their lines.
 #[test]
 fn messages_of_format_1_are_read() {
@@ -210,7 +229,7 @@ proptest! {
     #[test]
     fn hostile_octets_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         if let Some(format) = bytes.first_mut() {
-            *format = *format % 2 + 1;
+            *format = *format % 3 + 1;
         }
         drop((Message::decode(&bytes), Incoming::decode(&bytes), EntryJob::decode(&bytes)));
         drop((DestinationRow::decode(&bytes), Vec::<Recipient>::decode(&bytes)));

@@ -76,6 +76,7 @@ fn entry(line: &str) -> (String, Entry) {
         size: get("size").unwrap().parse().unwrap(),
         body_lines: 0,
         relay_override: None,
+        deliver_by: None,
     };
     let to = get("to").unwrap().split(',');
     let job = EntryJob {
