@@ -9,6 +9,7 @@ use std::time::Duration;
 use kvmta::accept::listener::{Listener, Sessions, serve};
 use kvmta::accept::{Acceptor, Caller, Event, Outlets};
 use kvmta::config::{Config, Daemon, DeliveryMode};
+use kvmta::mail::envelope::{ByMode, DeliverBy};
 use kvmta::mail::selection::Selection;
 use kvmta::mail::time::Timestamp;
 use kvmta::store::{Accepted, Store, StoreOptions};
@@ -385,6 +386,46 @@ async fn the_greeting_is_chosen_and_stays_one_line() {
         assert!(greeting.starts_with(expected), "{greeting}");
         assert_eq!(greeting.matches("\r\n").count(), 1, "{greeting:?}");
     }
+}
+
+/// HelpFile answers HELP when it can be read; when not, the operator is told and the text is ours.
+#[tokio::test]
+async fn help_comes_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (good, large) = (folder.path().join("good"), folder.path().join("large"));
+    std::fs::write(&good, "#vers\t2\nsmtp\tHere is $j\n").unwrap();
+    std::fs::write(&large, "smtp\tx\n".repeat(10_000)).unwrap();
+    for (file, expected, told) in [
+        (good, "214-2.0.0 Here is lab.example.com\r\n214 2.0.0 End of HELP info\r\n", 0),
+        (large, "214-2.0.0 This is kvmta version ", 1),
+        (folder.path().join("none"), "214-2.0.0 This is kvmta version ", 1),
+        (folder.path().to_owned(), "214-2.0.0 This is kvmta version ", 1),
+    ] {
+        let house = house(|config| config.help_file = Some(file));
+        let said = house.call("127.0.0.1").await.say("HELP\r\n").await;
+        assert!(said.starts_with(expected), "{said}");
+        let events = house.events.lock().unwrap();
+        assert_eq!(events.iter().filter(|event| *event == "NoHelp").count(), told);
+    }
+}
+
+/// DeliverByMin and PrivacyOptions reach the machine, BY reaches the store.
+#[tokio::test]
+async fn a_time_to_deliver_by_is_stored() {
+    let house = house(|config| {
+        config.deliver_by_min = Some(60);
+        config.privacy.noexpn = true;
+    });
+    let mut client = house.call("127.0.0.1").await;
+    let offer = client.say("EHLO a\r\n").await;
+    assert!(offer.contains("250-DELIVERBY 60\r\n") && !offer.contains("-VERB"), "{offer}");
+    client.say("MAIL FROM:<a@example.com> BY=90;RT\r\n").await;
+    client.say("RCPT TO:<b@ok.example.net>\r\n").await;
+    client.say("DATA\r\n").await;
+    client.say("Subject: x\r\n\r\nhi\r\n.\r\n").await;
+    let message = house.store.list(None, 1).unwrap().remove(0);
+    let by = DeliverBy { seconds: 90, mode: ByMode::Return, trace: true };
+    assert_eq!(message.envelope.deliver_by, Some(by));
 }
 
 /// EightBitMode=strict refuses what is not declared, SevenBitInput leaves nothing to refuse.

@@ -128,6 +128,14 @@ fn bare_numbers_count_what_the_option_counts() {
 }
 
 #[test]
+fn deliver_by_may_be_below_nothing() {
+    assert_eq!(config("", "").deliver_by_min, Some(0));
+    assert_eq!(config("O DeliverByMin=90\n", "").deliver_by_min, Some(90));
+    assert_eq!(config("O DeliverByMin=1h\n", "").deliver_by_min, Some(3600));
+    assert_eq!(config("O DeliverByMin=-1\n", "").deliver_by_min, None);
+}
+
+#[test]
 fn privacy_adds_up() {
     let privacy = |file, options| config(file, options).privacy;
     assert!(privacy("", "").authwarnings);
