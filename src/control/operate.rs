@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::proto::{Answer, Deed, Tally};
+use super::proto::{Answer, Deed, Show, Tally};
 use super::server::{Ending, NOT_YOURS, Visit, blocking, is_long};
 use crate::mail::address::Address;
 use crate::mail::filter::{CONDITIONS_MAX, Condition, Filter, IDS_MAX, Look, Test};
@@ -44,8 +44,8 @@ const EVENTS_OCTETS: usize = 1 << 20;
 pub(super) struct Manner {
     /// Change nothing.
     pub rehearse: bool,
-    /// Send entries.
-    pub show: bool,
+    /// What to send of them.
+    pub show: Show,
 }
 
 /// Messages found in one page.
@@ -114,8 +114,8 @@ impl Visit {
                 let patience = patience_ends.saturating_duration_since(Instant::now());
                 self.change(&page.entries, &deed, patience, &mut tally).await?;
             }
-            if manner.show {
-                self.show(page.entries).await?;
+            if manner.show != Show::Nothing {
+                self.show(page.entries, manner.show).await?;
             }
             self.say(&Answer::Tally(tally)).await?;
             match page.next {
@@ -290,15 +290,19 @@ impl Visit {
         }
     }
 
-    /// Sends entries, those of long lists without their jobs.
-    async fn show(&mut self, entries: Vec<Entry>) -> Result<(), Ending> {
+    /// Sends entries, and behind that of a long list its jobs, if they are asked for.
+    async fn show(&mut self, entries: Vec<Entry>, show: Show) -> Result<(), Ending> {
         let (mut part, mut recipients) = (Vec::new(), 0);
         for entry in entries {
             recipients += entry.jobs.iter().map(|job| job.recipients.len()).sum::<usize>();
+            let list = (show == Show::Recipients && is_long(&entry)).then_some(entry.id);
             part.push(entry);
-            if recipients >= ANSWER_RECIPIENTS {
+            if recipients >= ANSWER_RECIPIENTS || list.is_some() {
                 self.say(&Answer::Entries(std::mem::take(&mut part))).await?;
                 recipients = 0;
+            }
+            if let Some(id) = list {
+                self.all_jobs(id).await?;
             }
         }
         match part.is_empty() {
@@ -426,7 +430,7 @@ impl Search {
         let mut look: Look<'_> = self.filter.look(entry, self.now);
         if is_long(entry) && look.needs_jobs() {
             let mut after = None;
-            while let Some(job) = self.store.jobs(entry.id, after, 1)?.pop() {
+            while let Some(job) = self.store.all_jobs(entry.id, after, 1)?.pop() {
                 after = Some(job.number);
                 look.job(&job);
             }

@@ -25,7 +25,7 @@ use crate::queue::run::Run;
 use crate::store::Counts;
 
 /// Changes when a request or an answer does.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// Longest frame. A page of listed entries and a chunk of a message stay far below it.
 pub const FRAME_MAX: usize = 4 << 20;
 /// Entries or jobs in one answer at most.
@@ -116,11 +116,22 @@ pub enum Request {
         deed: Deed,
         /// Change nothing, only count.
         rehearse: bool,
-        /// Entries of those it is about too, those of long lists without their jobs.
-        show: bool,
+        /// What to say of those it is about.
+        show: Show,
     },
     /// What happened to messages, also to those that are gone. For root and the daemon's user.
     History(Filter),
+}
+
+/// What is said of the messages an operation is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub enum Show {
+    /// Nothing but how many they are.
+    Nothing,
+    /// Their entries, those of long lists without their jobs.
+    Entries,
+    /// Their entries; that of a long list is the last of its answer, and its jobs follow.
+    Recipients,
 }
 
 /// What an operator does to messages. It is done to those it applies to.
@@ -204,7 +215,7 @@ pub enum Answer {
     Line(String),
     /// A page of a listing.
     Entries(Vec<Entry>),
-    /// More jobs of the last entry of the last page, whose list is long.
+    /// More jobs of the last entry of the last page, whose list is long; those to come while it is still being unfolded among them.
     Jobs(Vec<EntryJob>),
     /// Totals.
     Counts(Counts),

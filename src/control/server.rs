@@ -486,7 +486,7 @@ impl Visit {
         }
         let store = self.desk.house.store.clone();
         let limit = limit.min(PAGE_MAX) as usize;
-        let jobs = blocking(move || store.jobs(id, after, limit)).await?;
+        let jobs = blocking(move || store.all_jobs(id, after, limit)).await?;
         self.say(&Answer::Jobs(jobs)).await?;
         self.done(0).await
     }
@@ -534,10 +534,11 @@ impl Visit {
     }
 
     /// One job, of up to a thousand recipients, in each answer.
-    async fn all_jobs(&mut self, id: QueueId) -> Result<(), Ending> {
+    pub(super) async fn all_jobs(&mut self, id: QueueId) -> Result<(), Ending> {
         let mut after = None;
         loop {
-            let page: Vec<EntryJob> = self.desk.house.store.jobs(id, after, 1)?;
+            let store = self.desk.house.store.clone();
+            let page: Vec<EntryJob> = blocking(move || store.all_jobs(id, after, 1)).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.number);
             self.say(&Answer::Jobs(page)).await?;

@@ -348,27 +348,20 @@ fn unfold_slice(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let mut range = STAGED.under(id);
-    let progress =
-        load::<_, Attempts, _>(edit.read(), &PROGRESS, id)?.map(|(progress, _)| progress);
-    let mut made = Made {
-        first: list.jobs,
-        jobs: Vec::new(),
-        octets: 0,
-        recipients: 0,
-        due: now,
-        attempts: progress.clone().unwrap_or_default(),
-    };
+    let progress = progress(edit.read(), id)?;
+    let mut made = Made::after(list.jobs, now, progress.clone().unwrap_or_default());
     let mut ended = false;
     'rows: while !ended {
         let rows = read_range(edit, &range, READ_ROWS)?;
         ended = rows.len() < READ_ROWS;
         for (key, value) in rows {
-            let (_, destination, _) = parse(&STAGED, &key)?;
-            let row = Vec::<Recipient>::decode(&value)
-                .map_err(|error| damaged(super::edit::describe("STAGED", &key), error))?;
-            if !made.take(destination, row) {
-                ended = false;
-                break 'rows;
+            let (destination, row) = staged(&key, &value)?;
+            if let Err(row) = made.join(&destination, row) {
+                if made.is_full(row.len()) {
+                    ended = false;
+                    break 'rows;
+                }
+                made.begin(destination, row);
             }
             range.0 = key::after(key.clone());
             edit.delete_key(key);
@@ -392,9 +385,56 @@ fn unfold_slice(
     Ok(())
 }
 
-/// The jobs of one slice.
+fn progress(read: &dyn Read, id: QueueId) -> Result<Option<Attempts>, StoreError> {
+    Ok(load::<_, Attempts, _>(read, &PROGRESS, id)?.map(|(progress, _)| progress))
+}
+
+/// A row of STAGED.
+fn staged(key: &[u8], value: &[u8]) -> Result<(Destination, Vec<Recipient>), StoreError> {
+    let (_, destination, _) = parse(&STAGED, key)?;
+    let row = Vec::<Recipient>::decode(value)
+        .map_err(|error| damaged(super::edit::describe("STAGED", key), error))?;
+    Ok((destination, row))
+}
+
+/// The jobs that the recipients still in STAGED will be in, numbered behind those there are, after `after`, up to `limit`. Where a job
+/// ends does not depend on the slices, so they are these jobs at every step of unfolding, unless an alias adds to the list meanwhile.
+/// Rows are read from the first on, for their numbers; one job after the other is in memory.
+pub(super) fn staged_jobs(
+    read: &dyn Read,
+    id: QueueId,
+    list: &List,
+    due: Timestamp,
+    after: Option<u32>,
+    limit: usize,
+) -> Result<Vec<EntryJob>, StoreError> {
+    let mut made = Made::after(list.jobs, due, progress(read, id)?.unwrap_or_default());
+    let (mut start, end) = STAGED.under(id);
+    loop {
+        let rows = read.range(&start..&end, READ_ROWS, false)?;
+        let ended = rows.len() < READ_ROWS;
+        for (key, value) in rows {
+            let (destination, row) = staged(&key, &value)?;
+            if let Err(row) = made.join(&destination, row) {
+                made.jobs.retain(|job| Some(job.number) > after);
+                if made.jobs.len() >= limit {
+                    return Ok(made.jobs);
+                }
+                made.begin(destination, row);
+            }
+            start = key::after(key);
+        }
+        if ended {
+            made.jobs.retain(|job| Some(job.number) > after);
+            return Ok(made.jobs);
+        }
+    }
+}
+
+/// Jobs made of rows of STAGED.
 struct Made {
-    first: u32,
+    /// Of the next one.
+    number: u32,
     jobs: Vec<EntryJob>,
     /// Octets of addresses in the last one.
     octets: usize,
@@ -406,27 +446,44 @@ struct Made {
 }
 
 impl Made {
-    /// Takes a row into the last job or a new one; false when the slice is full.
-    fn take(&mut self, destination: Destination, mut row: Vec<Recipient>) -> bool {
+    fn after(number: u32, due: Timestamp, attempts: Attempts) -> Made {
+        Made { number, jobs: Vec::new(), octets: 0, recipients: 0, due, attempts }
+    }
+
+    /// Puts a row into the last job; gives it back when that has no room or another destination.
+    fn join(
+        &mut self,
+        destination: &Destination,
+        mut row: Vec<Recipient>,
+    ) -> Result<(), Vec<Recipient>> {
         let octets: usize = row.iter().map(octets_of).sum();
+        match self.jobs.last_mut() {
+            Some(job)
+                if job.destination == *destination
+                    && job.recipients.len() + row.len() <= JOB_RECIPIENTS_MAX
+                    && self.octets + octets <= JOB_OCTETS =>
+            {
+                self.octets += octets;
+                self.recipients += row.len();
+                job.recipients.append(&mut row);
+                Ok(())
+            }
+            _ => Err(row),
+        }
+    }
+
+    /// Whether a slice has no room for a job that begins with so many recipients.
+    fn is_full(&self, recipients: usize) -> bool {
+        let too_many = self.recipients + recipients > SLICE_RECIPIENTS;
+        self.jobs.len() == SLICE_JOBS || (too_many && !self.jobs.is_empty())
+    }
+
+    /// Puts a row into a new job.
+    fn begin(&mut self, destination: Destination, row: Vec<Recipient>) {
+        self.octets = row.iter().map(octets_of).sum();
         self.recipients += row.len();
-        if let Some(job) = self.jobs.last_mut()
-            && job.destination == destination
-            && job.recipients.len() + row.len() <= JOB_RECIPIENTS_MAX
-            && self.octets + octets <= JOB_OCTETS
-        {
-            self.octets += octets;
-            job.recipients.append(&mut row);
-            return true;
-        }
-        if self.jobs.len() == SLICE_JOBS
-            || (self.recipients > SLICE_RECIPIENTS && !self.jobs.is_empty())
-        {
-            return false;
-        }
-        self.octets = octets;
         self.jobs.push(EntryJob {
-            number: self.first + self.jobs.len() as u32,
+            number: self.number,
             destination,
             due: self.due,
             attempts: self.attempts.count,
@@ -434,6 +491,6 @@ impl Made {
             status: self.attempts.status.clone(),
             recipients: row,
         });
-        true
+        self.number += 1;
     }
 }

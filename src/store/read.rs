@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::edit::{counter, load, parse};
 use super::engine::{Key, Read, Value};
 use super::key;
+use super::list;
 use super::message::{DestinationRow, Incoming, Message, Shape, is_open, unreported_since};
 use super::record::{Record, RecordError, damaged};
 use super::schema::*;
@@ -324,6 +325,31 @@ impl Store {
         after: Option<u32>,
         limit: usize,
     ) -> Result<Vec<EntryJob>, StoreError> {
+        self.some_jobs(id, after, limit, false)
+    }
+
+    /// As [`Store::jobs`], and of a list that is still unfolding also the jobs to come, under the numbers they will have: read page by
+    /// page they name each recipient once, however far unfolding gets between two pages. For whoever reads; there is nothing to
+    /// claim or to change of a job to come.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    pub fn all_jobs(
+        &self,
+        id: QueueId,
+        after: Option<u32>,
+        limit: usize,
+    ) -> Result<Vec<EntryJob>, StoreError> {
+        self.some_jobs(id, after, limit, true)
+    }
+
+    fn some_jobs(
+        &self,
+        id: QueueId,
+        after: Option<u32>,
+        limit: usize,
+        to_come: bool,
+    ) -> Result<Vec<EntryJob>, StoreError> {
         let snapshot = self.core().writer.snapshot()?;
         let read: &dyn Read = &*snapshot;
         let is_after = |job: &EntryJob| after.is_none_or(|after| job.number > after);
@@ -335,10 +361,20 @@ impl Store {
         let Some(message) = message.filter(|message| !message.is_removed()) else {
             return Ok(Vec::new());
         };
-        let mut jobs: Vec<EntryJob> = match message.shape {
-            Shape::Inline(jobs) => jobs.into_iter().filter(is_after).take(limit).collect(),
+        let mut jobs: Vec<EntryJob> = match &message.shape {
+            Shape::Inline(jobs) => {
+                jobs.iter().filter(|job| is_after(job)).take(limit).cloned().collect()
+            }
             Shape::List(_) => list_jobs(read, id, after, limit)?,
         };
+        if let Shape::List(list) = &message.shape
+            && to_come
+            && list.unfolding
+            && jobs.len() < limit
+        {
+            let (due, room) = (self.core().now(), limit - jobs.len());
+            jobs.extend(list::staged_jobs(read, id, list, due, after, room)?);
+        }
         let mut shown = Shown::of(self, read);
         for job in &mut jobs {
             shown.fill(id, message.envelope.arrival, job)?;

@@ -23,7 +23,7 @@ use crate::config::check::{self, Severity, Sources};
 use crate::config::host::HostNames;
 use crate::config::locate::{self, Facts};
 use crate::control::client::{self, Asked};
-use crate::control::proto::{Answer, Deed, PAGE_MAX, Request, Tally};
+use crate::control::proto::{Answer, Deed, PAGE_MAX, Request, Show, Tally};
 use crate::mail::filter::{Filter, IDS_MAX};
 use crate::mail::job::Entry;
 use crate::mail::queue_id::QueueId;
@@ -136,7 +136,7 @@ impl Desk {
     fn task(&mut self, invocation: &Invocation) -> Result<Exit, Unanswered> {
         match &invocation.task {
             Task::List => {
-                self.operate(invocation, &Deed::Look, true, true)?;
+                self.operate(invocation, &Deed::Look, true, shown(invocation, Show::Entries))?;
                 Ok(Exit::Ok)
             }
             Task::Count => self.count(invocation),
@@ -146,7 +146,7 @@ impl Desk {
                 Ok(Exit::Ok)
             }
             Task::Change { deed, dry_run } => {
-                self.operate(invocation, deed, *dry_run, invocation.verbose)?;
+                self.operate(invocation, deed, *dry_run, shown(invocation, Show::Nothing))?;
                 self.summary(deed, *dry_run)
             }
         }
@@ -183,9 +183,10 @@ impl Desk {
         invocation: &Invocation,
         deed: &Deed,
         rehearse: bool,
-        show: bool,
+        show: Show,
     ) -> Result<(), Unanswered> {
         let mut progress = Progress::new();
+        let mut last: Option<Entry> = None;
         let result = self.in_chunks(invocation, &mut |desk, filter| {
             let before = desk.tally;
             let request = Request::Operate { filter, deed: deed.clone(), rehearse, show };
@@ -199,6 +200,14 @@ impl Desk {
                         progress.clear();
                         for entry in &entries {
                             desk.printer.entry(entry).map_err(broken_pipe)?;
+                        }
+                        last = entries.into_iter().next_back();
+                    }
+                    Answer::Jobs(jobs) => {
+                        for (entry, job) in
+                            last.iter().flat_map(|entry| jobs.iter().map(move |job| (entry, job)))
+                        {
+                            desk.printer.listed_job(entry, job).map_err(broken_pipe)?;
                         }
                     }
                     Answer::Missing(ids) => {
@@ -252,7 +261,7 @@ impl Desk {
             })?;
             return Ok(Exit::Ok);
         }
-        self.operate(invocation, &Deed::Look, true, false)?;
+        self.operate(invocation, &Deed::Look, true, Show::Nothing)?;
         self.printer.count(self.tally.selected).map_err(broken_pipe)?;
         Ok(Exit::Ok)
     }
@@ -271,7 +280,7 @@ impl Desk {
             filter: filter.clone(),
             deed: Deed::Look,
             rehearse: true,
-            show: true,
+            show: Show::Entries,
         };
         let mut found: Option<Entry> = None;
         self.ask(&request, &mut |_, answer| {
@@ -378,6 +387,11 @@ impl Desk {
         })?;
         Ok(count)
     }
+}
+
+/// With -v every recipient is named; otherwise as much as `usually`.
+fn shown(invocation: &Invocation, usually: Show) -> Show {
+    if invocation.verbose { Show::Recipients } else { usually }
 }
 
 fn sum(a: Tally, b: Tally) -> Tally {

@@ -70,6 +70,8 @@ impl Printer {
         if self.json {
             let mut value = message(entry);
             value["recipients"] = entry.jobs.iter().flat_map(recipients).collect();
+            let is_long = entry.jobs.is_empty();
+            value["more"] = if is_long { entry.recipients_total } else { 0 }.into();
             return self.object(&value);
         }
         if !std::mem::replace(&mut self.has_heading, true) {
@@ -82,24 +84,44 @@ impl Printer {
         if let Some(reason) = &entry.held {
             writeln!(self.out, "    held: {reason}")?;
         }
-        for job in entry.jobs.iter().filter(|job| open(job).next().is_some()) {
-            let due = self.date(job.due);
-            write!(
-                self.out,
-                "    to {} ({})",
-                job.destination.next_hop,
-                job.destination.mailer.name()
-            )?;
-            match entry.held {
-                Some(_) => writeln!(self.out)?,
-                None => writeln!(self.out, ", next attempt {due}")?,
-            }
-            if let Some(status) = &job.status {
-                writeln!(self.out, "      {status}")?;
-            }
-            for recipient in open(job) {
-                writeln!(self.out, "      <{}>", recipient.address)?;
-            }
+        entry.jobs.iter().try_for_each(|job| self.open_job(entry, job))
+    }
+
+    /// A job of a long list, behind its row.
+    pub fn listed_job(&mut self, entry: &Entry, job: &EntryJob) -> io::Result<()> {
+        match self.json {
+            true => self.recipient_lines(entry, job),
+            false => self.open_job(entry, job),
+        }
+    }
+
+    /// The recipients of a job that are still to be tried.
+    fn open_job(&mut self, entry: &Entry, job: &EntryJob) -> io::Result<()> {
+        if open(job).next().is_none() {
+            return Ok(());
+        }
+        let due = self.date(job.due);
+        let Destination { mailer, next_hop } = &job.destination;
+        write!(self.out, "    to {next_hop} ({})", mailer.name())?;
+        match entry.held {
+            Some(_) => writeln!(self.out)?,
+            None => writeln!(self.out, ", next attempt {due}")?,
+        }
+        if let Some(status) = &job.status {
+            writeln!(self.out, "      {status}")?;
+        }
+        for recipient in open(job) {
+            writeln!(self.out, "      <{}>", recipient.address)?;
+        }
+        Ok(())
+    }
+
+    /// A JSON line for each recipient.
+    fn recipient_lines(&mut self, entry: &Entry, job: &EntryJob) -> io::Result<()> {
+        for mut value in recipients(job) {
+            value["type"] = "recipient".into();
+            value["id"] = entry.id.to_string().into();
+            self.object(&value)?;
         }
         Ok(())
     }
@@ -172,12 +194,7 @@ impl Printer {
     /// The recipients of one job.
     pub fn job(&mut self, entry: &Entry, job: &EntryJob) -> io::Result<()> {
         if self.json {
-            for mut value in recipients(job) {
-                value["type"] = "recipient".into();
-                value["id"] = entry.id.to_string().into();
-                self.object(&value)?;
-            }
-            return Ok(());
+            return self.recipient_lines(entry, job);
         }
         let due = self.date(job.due);
         let Destination { mailer, next_hop } = &job.destination;

@@ -105,7 +105,7 @@ fn some_job_matches(
 ) -> Result<bool, StoreError> {
     let mut after = None;
     loop {
-        let jobs = store.jobs(entry.id, after, 1)?;
+        let jobs = store.all_jobs(entry.id, after, 1)?;
         let Some(last) = jobs.last() else { return Ok(false) };
         after = Some(last.number);
         if selection.matches(&Entry { jobs, ..entry.clone() }) {

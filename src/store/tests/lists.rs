@@ -134,6 +134,68 @@ async fn operators_change_lists_at_any_time() {
     assert_eq!(rows_but_statistics(&site), 3, "META alone is left");
 }
 
+/// Every recipient that a reader sees, page by page, with `between` done after each page.
+async fn read(store: &Store, id: QueueId, limit: usize, between: impl AsyncFn()) -> Vec<String> {
+    let (mut names, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.all_jobs(id, after, limit).unwrap();
+        let Some(last) = page.last() else { return names };
+        assert!(page.is_sorted_by_key(|job| job.number) && Some(page[0].number) > after);
+        after = Some(last.number);
+        let recipients = page.iter().flat_map(|job| &job.recipients);
+        names.extend(recipients.map(|recipient| recipient.address.to_string()));
+        between().await;
+    }
+}
+
+#[tokio::test]
+async fn whoever_reads_sees_each_recipient_once_at_every_step_of_unfolding() {
+    let site = Site::new();
+    let store = site.open();
+    // Nobody unfolds but this test.
+    store.inner.keeper.stop().await;
+    let list = || many(6000, 40).chain((0..2600).map(|n| format!("b{n}@big.example")));
+    let expected = {
+        let mut names: Vec<String> = list().collect();
+        names.sort();
+        names
+    };
+    let once = |mut names: Vec<String>| {
+        names.sort();
+        assert!(names == expected, "{} recipients, not {}", names.len(), expected.len());
+    };
+    let accepted = accept(&site, &store, list(), 500, None).await.unwrap();
+    let mut steps = 0;
+    let mut numbers: Option<Vec<(u32, usize)>> = None;
+    loop {
+        for limit in [1, 7, 100] {
+            once(read(&store, accepted.id, limit, async || {}).await);
+        }
+        let jobs = store.all_jobs(accepted.id, None, 1000).unwrap();
+        let seen = jobs.iter().map(|job| (job.number, job.recipients.len())).collect();
+        assert_eq!(
+            *numbers.get_or_insert_with(|| Vec::clone(&seen)),
+            seen,
+            "jobs come as announced"
+        );
+        if !store.core().work_on_list(accepted.id).await.unwrap() {
+            break;
+        }
+        steps += 1;
+    }
+    assert!(steps >= 2, "{steps}");
+    once(read(&store, accepted.id, 7, async || {}).await);
+    assert_eq!(store.jobs(accepted.id, None, 1000).unwrap().len(), numbers.unwrap().len());
+
+    // It unfolds while it is read.
+    let accepted = accept(&site, &store, list(), 500, None).await.unwrap();
+    let step = async || {
+        let _more = store.core().work_on_list(accepted.id).await.unwrap();
+    };
+    once(read(&store, accepted.id, 3, step).await);
+    assert_sound(&store);
+}
+
 #[tokio::test]
 async fn a_list_that_is_given_up_leaves_nothing() {
     let site = Site::new();
