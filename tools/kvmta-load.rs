@@ -2,8 +2,8 @@
 //!
 //! `kvmta-load [-oQQUEUE] PATH...` takes the messages of other spools into a queue, each in one transaction with the state it had
 //! there (see [`kvmta::cli::load`]), and each once however often it is run: the store remembers what it took. What it cannot read it
-//! names, with place and reason, and goes on with the rest; its files stay where they are. With `--remove` files go once
-//! their message is durable here.
+//! names, with place and reason, and goes on with the rest; its files stay where they are. What there is no place for here is
+//! named with the message. With `--remove` files go once their message is durable here.
 //!
 //! `kvmta-load [-oQQUEUE] --restore BACKUP` makes a queue of what `kvmta-dump --backup` wrote, in an empty directory.
 //!
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::Parser;
 use kvmta::cli::ask::{self, Connected};
 use kvmta::cli::load::files::{self, Found, Message};
-use kvmta::cli::load::one::{self, Outcome};
+use kvmta::cli::load::one::{self, Manner, Outcome};
 use kvmta::cli::{configured, open_log};
 use kvmta::config::Config;
 use kvmta::config::raw::Setting;
@@ -133,18 +133,21 @@ enum News {
 
 fn load(args: &Args, config: &Arc<Config>) -> Result<u8, Failure> {
     if args.dry_run {
-        return Ok(work(args, &config.queue_directory, (0..WORKERS).map(|_| None).collect()));
+        return Ok(work(args, config, (0..WORKERS).map(|_| None).collect()));
     }
     let log = |whose| open_log(config, Some("kvmta-load"), whose);
     let Connected { stream, held } =
         ask::connect(config, &log).map_err(|error| (error.text, error.exit.code()))?;
-    let lost = |error: io::Error| (format!("the queue cannot be asked: {error}"), 75);
+    let lost = |error: io::Error| {
+        let queue = config.queue_directory.display();
+        (format!("the queue {queue} cannot be asked: {error}; nothing was loaded, try again"), 75)
+    };
     let mut links = vec![Some(linked(stream).map_err(lost)?)];
     for _ in 1..WORKERS {
         let stream = client::connect(&config.queue_directory).map_err(lost)?;
         links.push(Some(linked(stream).map_err(lost)?));
     }
-    let exit = work(args, &config.queue_directory, links);
+    let exit = work(args, config, links);
     match held {
         None => Ok(exit),
         Some(held) => match held.end() {
@@ -167,7 +170,9 @@ fn linked(stream: std::os::unix::net::UnixStream) -> io::Result<Asked> {
 }
 
 /// Walks the paths, loads what is found over all links, and says what became of it. Returns the exit status.
-fn work(args: &Args, queue: &Path, links: Vec<Option<Asked>>) -> u8 {
+fn work(args: &Args, config: &Config, links: Vec<Option<Asked>>) -> u8 {
+    let queue = &config.queue_directory;
+    let manner = || Manner { now: now(), remove: args.remove, host: config.host_name.clone() };
     let (found, waiting) = mpsc::sync_channel::<Message>(WAITING_MAX);
     let (tell, news) = mpsc::sync_channel::<News>(WAITING_MAX);
     let waiting = Mutex::new(waiting);
@@ -176,7 +181,7 @@ fn work(args: &Args, queue: &Path, links: Vec<Option<Asked>>) -> u8 {
     std::thread::scope(|scope| {
         for link in links {
             let (waiting, stop, tell) = (&waiting, &stop, tell.clone());
-            scope.spawn(move || worker(link, queue, waiting, stop, &tell, args.remove));
+            scope.spawn(move || worker(link, queue, waiting, stop, &tell, &manner));
         }
         let (stop_walk, tell_walk) = (&stop, tell);
         scope.spawn(move || {
@@ -206,7 +211,7 @@ fn worker(
     waiting: &Mutex<mpsc::Receiver<Message>>,
     stop: &AtomicBool,
     tell: &mpsc::SyncSender<News>,
-    remove: bool,
+    manner: &dyn Fn() -> Manner,
 ) {
     let mut used = Instant::now();
     while let Some(message) = waiting.lock().ok().and_then(|waiting| waiting.recv().ok()) {
@@ -223,12 +228,15 @@ fn worker(
                 }
             }
         }
-        let news = match one::load(&message, link.as_mut(), now(), remove) {
-            Ok(outcome) => News::Done(message.path().to_owned(), outcome),
-            Err(error) => News::Lost(error),
+        let mut told = true;
+        let mut done = |outcome| {
+            told &= tell.send(News::Done(message.path().to_owned(), outcome)).is_ok();
         };
+        if let Err(error) = one::load(&message, link.as_mut(), &manner(), &mut done) {
+            told &= tell.send(News::Lost(error)).is_ok();
+        }
         used = Instant::now();
-        if tell.send(news).is_err() {
+        if !told {
             return;
         }
     }
@@ -243,9 +251,12 @@ fn now() -> Timestamp {
 struct Tally {
     verbose: bool,
     dry_run: bool,
+    remove: bool,
     progress: bool,
     shown: Instant,
     loaded: u64,
+    /// Of those loaded, with something that was not kept.
+    lessened: u64,
     before: u64,
     busy: u64,
     bad: u64,
@@ -259,9 +270,11 @@ impl Tally {
         Tally {
             verbose: args.verbose,
             dry_run: args.dry_run,
+            remove: args.remove,
             progress: io::stderr().is_terminal(),
             shown: Instant::now(),
             loaded: 0,
+            lessened: 0,
             before: 0,
             busy: 0,
             bad: 0,
@@ -295,18 +308,18 @@ impl Tally {
         }
         if self.progress && self.shown.elapsed() >= PROGRESS {
             self.shown = Instant::now();
-            eprint!("\r{} loaded, {} not ", self.loaded, self.bad + self.busy + self.later);
+            let (loaded, not) = (self.loaded + self.before, self.bad + self.busy + self.later);
+            let done = if self.dry_run { "read" } else { "loaded" };
+            eprint!("\r{loaded} {done}, {not} not ");
             let _ = io::stderr().flush();
         }
     }
 
     fn done(&mut self, path: &Path, outcome: Outcome) {
         match outcome {
-            Outcome::Loaded(id) => {
+            Outcome::Loaded(id, unkept) => {
                 self.loaded += 1;
-                if self.verbose {
-                    self.say(path, &format!("loaded as {id}"));
-                }
+                self.took(path, &format!("loaded as {id}"), &unkept);
             }
             Outcome::Before(id) => {
                 self.before += 1;
@@ -314,7 +327,10 @@ impl Tally {
                     self.say(path, &format!("was loaded before, as {id}"));
                 }
             }
-            Outcome::Readable => self.loaded += 1,
+            Outcome::Readable(unkept) => {
+                self.loaded += 1;
+                self.took(path, "could be loaded", &unkept);
+            }
             Outcome::Locked(why) => {
                 self.busy += 1;
                 self.say(path, &format!("skipped: {why}"));
@@ -330,6 +346,17 @@ impl Tally {
         }
     }
 
+    fn took(&mut self, path: &Path, how: &str, unkept: &[String]) {
+        match unkept {
+            [] if self.verbose => self.say(path, how),
+            [] => {}
+            _ => {
+                self.lessened += 1;
+                self.say(path, &format!("{how}; not kept: {}", unkept.join(", ")));
+            }
+        }
+    }
+
     fn say(&self, path: &Path, text: &str) {
         let cr = if self.progress { "\r" } else { "" };
         eprintln!("{cr}kvmta-load: {}: {text}", path.display());
@@ -340,6 +367,7 @@ impl Tally {
         let done = if self.dry_run { "could be loaded" } else { "loaded" };
         let mut words = vec![format!("{} messages {done}", self.loaded)];
         for (count, what) in [
+            (self.lessened, "of them with something not kept"),
             (self.before, "loaded before"),
             (self.busy, "skipped, in use"),
             (self.later, "not taken, try again later"),
@@ -358,11 +386,35 @@ impl Tally {
             );
             return 75;
         }
+        for line in self.advice() {
+            eprintln!("kvmta-load: {line}");
+        }
         match (self.bad, self.busy + self.later) {
             (0, 0) => 0,
             (0, _) => 75,
             _ => 65,
         }
+    }
+
+    /// What to do next.
+    fn advice(&self) -> Vec<&'static str> {
+        let is_here = self.loaded + self.before > 0 && !self.dry_run;
+        let lines = [
+            (
+                is_here && !self.remove,
+                "the files of what is loaded are still there: remove them (--remove does, also of what was loaded before) \
+                 before the other program runs again, or it delivers them too",
+            ),
+            (
+                self.bad > 0,
+                "what is not loaded is named above and stays where it is: see to what is said of it, then run this again",
+            ),
+            (
+                self.busy + self.later > 0,
+                "what was skipped or not taken is left as it is: run this again",
+            ),
+        ];
+        lines.into_iter().filter_map(|(holds, line)| holds.then_some(line)).collect()
     }
 }
 

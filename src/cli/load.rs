@@ -3,8 +3,8 @@
 //! Each format is read twice: `scan` reads the control data to its end and says what the message is, so that a torn or foreign
 //! file is refused before anything of it goes anywhere; `send` then hands recipients and octets on, a few at a time. Neither
 //! opens, locks or removes a file. Everything is taken for hostile: lines, records and pointers have bounds, texts
-//! are checked before they become nouns, and what cannot be kept refuses the whole message with its place and reason.
-//! Nothing is left out silently that would change who gets what.
+//! are checked before they become nouns, and what cannot be understood refuses the whole message with its place and reason.
+//! What is understood and has no place here is named ([`unkept`]); nothing is left out silently.
 //!
 //! Content is kept as any other mail of ours: LF, CRLF and bare CR become CRLF, NUL goes (RFC 5321 2.3.8).
 
@@ -14,17 +14,19 @@ pub mod one;
 pub mod postfix;
 pub mod records;
 pub mod sendmail;
+pub mod unkept;
 
 use std::fmt;
 use std::io;
 
 use crate::mail::address::{Address, AddressError, ReversePath};
 use crate::mail::envelope::{BodyType, Recipient, RecipientState, Ret};
-use crate::mail::loading::{Attempts, ORIGIN_MAX};
+use crate::mail::loading::{Attempts, Loading, ORIGIN_MAX};
 use crate::mail::outcome::Report;
 use crate::mail::status::{EnhancedStatus, StatusClass};
 use crate::mail::time::Timestamp;
 use crate::smtp::extension::{ENVID_MAX, ORCPT_MAX, is_xtext};
+use unkept::Extras;
 
 /// Longest text kept of a status, a reason or a relay, in octets.
 const TEXT_MAX: usize = 512;
@@ -84,6 +86,24 @@ pub trait Parts {
     fn bytes(&mut self, bytes: &[u8]) -> io::Result<()>;
 }
 
+/// What is loaded of a message: one of it, or with VERP one for each recipient.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Copy {
+    /// Of this one.
+    pub head: Head,
+    /// Which of the recipients it is for, counted from 0; none for all.
+    only: Option<usize>,
+}
+
+/// A message that was sent on to its end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sent {
+    /// Everything but its recipients and octets.
+    pub loading: Loading,
+    /// What there is no place for here, by name.
+    pub unkept: Vec<String>,
+}
+
 /// What is known of a message before its recipients and octets are read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Head {
@@ -119,6 +139,8 @@ pub struct Head {
     pub protocol: String,
     /// It is a delivery report of that spool's own.
     pub is_report: bool,
+    /// What not every envelope has.
+    pub extras: Extras,
 }
 
 impl Head {
@@ -141,14 +163,17 @@ impl Head {
             relay: String::new(),
             protocol: String::new(),
             is_report: false,
+            extras: Extras::default(),
         }
     }
 
     /// Names its origin: queue ID, arrival and reverse-path. The first two are unique on one host for years; with the third, two hosts
     /// whose spools come together would have to give one sender's mail the same ID in the same second.
-    fn named(mut self, spool: &str) -> Head {
+    /// A copy for one recipient of several has him in its name, too.
+    fn named(mut self, spool: &str, only: Option<&str>) -> Head {
         let Head { id, arrival, reverse_path, .. } = &self;
-        let mut origin = format!("{spool} {id} {} {reverse_path}", arrival.as_millis());
+        let only = only.map_or_else(String::new, |only| format!(" for {only}"));
+        let mut origin = format!("{spool} {id} {}{only} {reverse_path}", arrival.as_millis());
         let mut end = origin.len().min(ORIGIN_MAX);
         while !origin.is_char_boundary(end) {
             end -= 1;

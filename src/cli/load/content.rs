@@ -1,7 +1,7 @@
 //! Header and body on their way into the store: line ends made CRLF, the end of the header found, octets counted.
 
-use super::{Fault, Head, Parts};
-use crate::accept::local_header::Normaliser;
+use super::{Fault, Head, Parts, Sent, Unreadable};
+use crate::accept::local_header::{LocalHeader, Normaliser};
 use crate::config::usual_precedences;
 use crate::mail::envelope::{Envelope, TimeoutClass};
 use crate::mail::header::{Ending, HeaderScan};
@@ -9,6 +9,17 @@ use crate::mail::loading::Loading;
 
 /// Octets handed on at a time.
 const PIECE: usize = 64 << 10;
+/// Octets of a header that is to be completed, which is in memory as a whole.
+const COMPLETED_MAX: usize = 2 << 20;
+
+/// What a header from a program of this machine gets that nobody has seen to yet (RFC 6409 8). Bcc and Return-Path go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Completion {
+    /// Whole fields in front.
+    pub front: String,
+    /// Fields with their values that it gets when it has none of the name.
+    pub added: Vec<(&'static str, String)>,
+}
 
 /// Content of one message, while it goes by.
 pub struct Content<'a> {
@@ -18,6 +29,8 @@ pub struct Content<'a> {
     /// Of the header, not yet told from body text; then what waits to be handed on.
     held: Vec<u8>,
     normal: Vec<u8>,
+    /// To be done with the header, and what was read of it.
+    completion: Option<(Completion, Vec<u8>)>,
     over: bool,
     /// The header ended at a line that is no field.
     without_blank: bool,
@@ -37,6 +50,7 @@ impl<'a> Content<'a> {
             scan: HeaderScan::new(),
             held: Vec::new(),
             normal: Vec::new(),
+            completion: None,
             over: false,
             without_blank: false,
             size: 0,
@@ -44,6 +58,11 @@ impl<'a> Content<'a> {
             body_lines: 0,
             has_8bit: false,
         }
+    }
+
+    /// The same, with its header completed.
+    pub fn completed(parts: &'a mut dyn Parts, completion: Completion) -> Content<'a> {
+        Content { completion: Some((completion, Vec::new())), ..Content::new(parts) }
     }
 
     /// Whoever takes the parts.
@@ -80,19 +99,41 @@ impl<'a> Content<'a> {
         let scanned = self.scan.scan(&self.held);
         let held = std::mem::take(&mut self.held);
         let (header, rest) = held.split_at(scanned.taken);
-        self.emit(header)?;
+        match &mut self.completion {
+            None => self.emit(header)?,
+            Some((_, read)) if read.len() + header.len() <= COMPLETED_MAX => {
+                read.extend_from_slice(header);
+            }
+            Some(_) => {
+                let text = format!("a header of more than {COMPLETED_MAX} octets");
+                return Err(Unreadable::whole(text).into());
+            }
+        }
         match scanned.end {
             None => self.held = rest.to_vec(),
             Some(end) => {
-                self.over = true;
-                if end == Ending::NoBlank {
-                    self.without_blank = true;
-                    self.emit(b"\r\n")?;
-                }
-                self.header_len = self.size;
+                self.without_blank = end == Ending::NoBlank;
+                self.header_over(end == Ending::Blank)?;
                 self.emit_body(rest)?;
             }
         }
+        Ok(())
+    }
+
+    /// The header is read, with its blank line or not.
+    fn header_over(&mut self, has_blank: bool) -> Result<(), Fault> {
+        self.over = true;
+        match self.completion.take() {
+            None if has_blank => {}
+            None => self.emit(b"\r\n")?,
+            Some((Completion { front, added }, read)) => {
+                let header = LocalHeader::parse(&read).finish(&front, &added, false);
+                self.scan = HeaderScan::new();
+                self.scan.scan(&header);
+                self.emit(&header)?;
+            }
+        }
+        self.header_len = self.size;
         Ok(())
     }
 
@@ -115,11 +156,10 @@ impl<'a> Content<'a> {
     ///
     /// # Errors
     /// Whoever takes the last octets is gone.
-    pub fn finish(mut self, head: &Head) -> Result<Loading, Fault> {
+    pub fn finish(mut self, head: &Head) -> Result<Sent, Fault> {
         if !self.over {
             self.scan.finish();
-            self.emit(b"\r\n")?;
-            self.header_len = self.size;
+            self.header_over(false)?;
             let held = std::mem::take(&mut self.held);
             self.emit_body(&held)?;
         }
@@ -135,35 +175,38 @@ impl<'a> Content<'a> {
         let utf8 = std::iter::once(&head.reverse_path)
             .filter_map(|path| path.mailbox())
             .any(|address| address.is_utf8());
-        Ok(Loading {
-            envelope: Envelope {
-                reverse_path: head.reverse_path.clone(),
-                arrival: head.arrival,
-                // No relay and no sender is the mark of a report of ours.
-                relay: match head.relay.is_empty() && !is_report {
-                    true => "localhost".into(),
-                    false if is_report => String::new(),
-                    false => head.relay.clone(),
-                },
-                protocol: head.protocol.clone(),
-                body_type: head.body_type(self.has_8bit),
-                smtputf8: head.smtputf8 || utf8,
-                ret: head.ret,
-                envid: head.envid.clone(),
-                timeouts,
-                precedence,
-                priority: head.priority.unwrap_or_else(|| priority(self.size, head.recipients)),
-                message_id: facts.message_id,
-                header_len: self.header_len,
-                size: self.size,
-                body_lines: self.body_lines,
-                relay_override: None,
-                deliver_by: None,
+        let mut envelope = Envelope {
+            reverse_path: head.reverse_path.clone(),
+            arrival: head.arrival,
+            // No relay and no sender is the mark of a report of ours.
+            relay: match head.relay.is_empty() && !is_report {
+                true => "localhost".into(),
+                false if is_report => String::new(),
+                false => head.relay.clone(),
             },
+            protocol: head.protocol.clone(),
+            body_type: head.body_type(self.has_8bit),
+            smtputf8: head.smtputf8 || utf8,
+            ret: head.ret,
+            envid: head.envid.clone(),
+            timeouts,
+            precedence,
+            priority: head.priority.unwrap_or_else(|| priority(self.size, head.recipients)),
+            message_id: facts.message_id,
+            header_len: self.header_len,
+            size: self.size,
+            body_lines: self.body_lines,
+            relay_override: None,
+            deliver_by: None,
+        };
+        let unkept = head.extras.keep(&mut envelope);
+        let loading = Loading {
+            envelope,
             attempts: head.attempts.clone(),
             warned: head.warned,
             held: head.held.clone(),
-        })
+        };
+        Ok(Sent { loading, unkept })
     }
 }
 

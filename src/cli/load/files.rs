@@ -1,8 +1,9 @@
 //! Where the messages of other spools lie: directories are walked, nothing of them is kept in memory.
 //!
-//! A directory with `deferred`, `incoming`, `active`, `hold` or `maildrop` in it is a Postfix queue; any other is a queue directory
-//! of sendmail, with `qf`, `df` and `xf` subdirectories or without, and its subdirectories are its queue groups. A
-//! single file is a control file of sendmail by its name, else text of postcat or a queue file of Postfix by its first octets.
+//! A directory with `deferred`, `incoming`, `active`, `hold`, `maildrop` or `corrupt` in it is a Postfix queue; any other is a
+//! queue directory of sendmail, with `qf`, `df` and `xf` subdirectories or without, and its subdirectories are its queue
+//! groups. A single file is a control file of sendmail by its name, else text of postcat or a queue file of Postfix by its
+//! first octets.
 
 use std::fs::{self, DirEntry, File};
 use std::io::{self, BufRead, BufReader, Read};
@@ -12,7 +13,7 @@ use super::records::Postcat;
 use super::sendmail::Kind;
 
 /// Queues of Postfix that hold messages.
-const POSTFIX_QUEUES: [&str; 5] = ["incoming", "active", "deferred", "hold", "maildrop"];
+const POSTFIX_QUEUES: [&str; 6] = ["incoming", "active", "deferred", "hold", "maildrop", "corrupt"];
 /// Deepest hashing of a Postfix queue (hash_queue_depth).
 const HASH_DEPTH_MAX: usize = 4;
 /// Queue groups in one directory.
@@ -144,7 +145,7 @@ fn sendmail(path: &Path, visit: &mut dyn FnMut(Found) -> bool) -> bool {
 }
 
 /// The subdirectory, when the queue directory has it.
-fn place(queue: &Path, name: &str) -> PathBuf {
+pub(super) fn place(queue: &Path, name: &str) -> PathBuf {
     let place = queue.join(name);
     if place.is_dir() { place } else { queue.to_owned() }
 }
@@ -188,13 +189,15 @@ fn group(
                     let controlled = ["qf", "hf", "Qf"].iter().any(|kind| {
                         let name = format!("{kind}{}", &name[2..]);
                         // A body may lie in another group than its control file.
-                        groups
-                            .iter()
-                            .any(|(queue, _)| self::place(queue, "qf").join(&name).exists())
+                        controls.join(&name).exists()
+                            || groups
+                                .iter()
+                                .any(|(queue, _)| self::place(queue, "qf").join(&name).exists())
                     });
                     controlled || visit(Found::Ignored(entry.path(), "body without control file"))
                 }
-                Some("tf" | "Tf") => visit(Found::Ignored(entry.path(), "unfinished control file")),
+                Some("tf") => visit(Found::Ignored(entry.path(), "unfinished control file")),
+                Some("Tf") => visit(Found::Ignored(entry.path(), "unfinished control file, saved")),
                 Some("xf") => visit(Found::Ignored(entry.path(), "transcript")),
                 _ => visit(Found::Ignored(entry.path(), "no queue file")),
             }

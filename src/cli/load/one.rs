@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use jiff::tz::TimeZone;
 use rustix::fs::{FlockOperation, OFlags, fcntl_lock, flock};
 
-use super::files::Message;
+use super::files::{self, Message};
+use super::postfix::Deferral;
 use super::records::{Postcat, QueueFile};
-use super::{Fault, Head, Parts, Unreadable, postfix, sendmail};
+use super::{Copy, Fault, Parts, Sent, Unreadable, postfix, sendmail};
 use crate::control::client::Asked;
 use crate::control::proto::{Answer, LoadPart, Request};
 use crate::mail::envelope::Recipient;
-use crate::mail::loading::Loading;
 use crate::mail::queue_id::QueueId;
 use crate::mail::time::Timestamp;
 
@@ -27,15 +27,26 @@ const RECIPIENTS: usize = 250;
 /// Octets of a log of Postfix that are looked at for the last reason.
 const LOG_MAX: u64 = 64 << 10;
 
-/// What became of one message.
+/// How messages are loaded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Manner {
+    /// The time.
+    pub now: Timestamp,
+    /// Remove the files of what is durable.
+    pub remove: bool,
+    /// The name of this host, for mail that nobody has seen to yet.
+    pub host: String,
+}
+
+/// What became of one message, or of one copy of it (VERP).
 #[derive(Debug)]
 pub enum Outcome {
-    /// It is ours.
-    Loaded(QueueId),
+    /// It is ours, but for what is named as not kept.
+    Loaded(QueueId, Vec<String>),
     /// It was ours before.
     Before(QueueId),
-    /// It could be loaded.
-    Readable,
+    /// It could be loaded, but for what is named as not kept.
+    Readable(Vec<String>),
     /// Somebody has it in hand, or it changed: later.
     Locked(String),
     /// It cannot be read.
@@ -44,45 +55,55 @@ pub enum Outcome {
     Refused(String, u8),
 }
 
-/// Loads a message by way of `link`; without one it is only read.
+/// Loads a message by way of `link`; without one it is only read. Gives what became of it to `tell`, of each copy if it is several.
 ///
 /// # Errors
 /// The holder of the store is gone: whether this message was loaded is not known.
 pub fn load(
     message: &Message,
-    link: Option<&mut Asked>,
-    now: Timestamp,
-    remove: bool,
-) -> io::Result<Outcome> {
+    mut link: Option<&mut Asked>,
+    manner: &Manner,
+    tell: &mut dyn FnMut(Outcome),
+) -> io::Result<()> {
     let opened = match open(message) {
         Ok(Opened::Ready(opened)) => opened,
-        Ok(Opened::Locked(why)) => return Ok(Outcome::Locked(why)),
-        Err(unreadable) => return Ok(Outcome::Unreadable(unreadable)),
+        Ok(Opened::Locked(why)) => return Ok(tell(Outcome::Locked(why))),
+        Err(unreadable) => return Ok(tell(Outcome::Unreadable(unreadable))),
     };
-    let scanned = match scan(message, &opened, now) {
-        Ok(scanned) => scanned,
-        Err(unreadable) => return Ok(Outcome::Unreadable(unreadable)),
+    let read =
+        scan(message, &opened, manner).and_then(|scanned| Ok((scanned.copies(&opened)?, scanned)));
+    let (copies, scanned) = match read {
+        Ok(read) => read,
+        Err(unreadable) => return Ok(tell(Outcome::Unreadable(unreadable))),
     };
-    let outcome = match link {
-        Some(link) => transfer(link, &scanned, &opened)?,
-        None => match scanned.send(&opened, &mut Nobody) {
-            Ok(_) => Outcome::Readable,
-            Err(Fault::Unreadable(unreadable)) => Outcome::Unreadable(unreadable),
-            Err(Fault::Lost(error)) => return Err(error),
-        },
-    };
-    if remove && matches!(outcome, Outcome::Loaded(_) | Outcome::Before(_)) {
+    let mut durable = true;
+    for copy in &copies {
+        let outcome = match &mut link {
+            Some(link) => transfer(link, &scanned, copy, &opened)?,
+            None => match scanned.send(copy, &opened, &mut Nobody) {
+                Ok(sent) => Outcome::Readable(sent.unkept),
+                Err(Fault::Unreadable(unreadable)) => Outcome::Unreadable(unreadable),
+                Err(Fault::Lost(error)) => return Err(error),
+            },
+        };
+        durable &= matches!(outcome, Outcome::Loaded(..) | Outcome::Before(_));
+        tell(outcome);
+    }
+    if manner.remove && durable {
         for path in sources(message, &scanned) {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    let text = format!("it is loaded, and {} is left: {error}", path.display());
-                    return Ok(Outcome::Refused(text, 75));
+                    let text = format!(
+                        "it is loaded, and {} cannot be removed ({error}): remove it, so that it is not delivered twice",
+                        path.display()
+                    );
+                    tell(Outcome::Refused(text, 75));
                 }
                 _ => {}
             }
         }
     }
-    Ok(outcome)
+    Ok(())
 }
 
 /// Everything that goes with a message, the file that names the others first: what is left then is nobody's.
@@ -92,11 +113,18 @@ fn sources(message: &Message, scanned: &Scanned) -> Vec<PathBuf> {
             vec![control.clone(), body.clone(), transcripts.join(format!("xf{id}"))]
         }
         (Message::Postfix { file, logs, .. }, _) => {
+            // Of recipients that failed, nobody but this log knows.
+            let logs = logs.iter().filter(|log| !is_in("bounce", log));
             std::iter::once(file).chain(logs).cloned().collect()
         }
         // What postcat printed is no spool.
         (Message::Sendmail { .. } | Message::Postcat { .. }, _) => Vec::new(),
     }
+}
+
+/// Whether a log is of this kind.
+fn is_in(kind: &str, log: &Path) -> bool {
+    log.iter().any(|part| part == kind)
 }
 
 // --- opening ---------------------------------------------------------------------------------------------------------
@@ -192,26 +220,33 @@ enum Scanned {
     Postcat(Box<postfix::Scanned>, u64, u64),
 }
 
-fn scan(message: &Message, files: &Files, now: Timestamp) -> Result<Scanned, Unreadable> {
+fn scan(message: &Message, files: &Files, manner: &Manner) -> Result<Scanned, Unreadable> {
+    let now = manner.now;
     match message {
         Message::Sendmail { kind, id, bodies, groups, .. } => {
             let control = sendmail::scan(&mut BufReader::new(&files.main), id, *kind, now)?;
-            let bodies = match &control.body_directory {
-                None => bodies,
-                Some(directory) => elsewhere(directory, groups)?,
+            let path = match &control.body_directory {
+                None => bodies.join(format!("df{id}")),
+                Some(directory) => elsewhere(directory, groups, &format!("df{id}"))?,
             };
-            let path = bodies.join(format!("df{id}"));
             let body = open_body(&path)?;
             Ok(Scanned::Sendmail(Box::new(control), body, path))
         }
         Message::Postfix { id, queue, logs, .. } => {
-            let log = logs.first().filter(|log| log.iter().any(|part| part == "defer"));
-            let deferred = match (*queue, log) {
-                (_, Some(log)) => reason(log),
-                ("deferred", None) => Some((now, None)),
+            let deferred =
+                logs.iter().find(|log| is_in("defer", log)).and_then(|log| deferral(log));
+            let deferred = match *queue {
+                "deferred" => deferred.or_else(|| Some(Deferral::unknown(now))),
+                _ => deferred,
+            };
+            let held = match *queue {
+                "hold" => Some("on hold in Postfix"),
+                "corrupt" => Some("set aside as corrupt by Postfix"),
                 _ => None,
             };
-            let place = postfix::Place { held: *queue == "hold", deferred };
+            let dropped = (*queue == "maildrop").then(|| dropped(files, manner));
+            let owes_report = logs.iter().any(|log| is_in("bounce", log));
+            let place = postfix::Place { held, deferred, dropped, owes_report };
             let mut records = QueueFile::new(BufReader::new(&files.main), files.length);
             Ok(Scanned::Postfix(Box::new(postfix::scan(&mut records, id, &place, now)?)))
         }
@@ -231,62 +266,95 @@ fn at(files: &Files, offset: u64) -> Result<BufReader<&File>, Unreadable> {
     Ok(BufReader::new(file))
 }
 
-/// The place of bodies in the queue directory that a `d` line names.
-fn elsewhere<'a>(
+/// Who put a message into maildrop: it is his file.
+fn dropped(files: &Files, manner: &Manner) -> postfix::Dropped {
+    let uid = files.main.metadata().map_or(0, |metadata| metadata.uid());
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+    let user = user.map_or_else(|| format!("uid{uid}"), |user| user.name);
+    postfix::Dropped { user, host: manner.host.clone() }
+}
+
+/// The body in the queue directory that a `d` line names.
+fn elsewhere(
     directory: &str,
-    groups: &'a [(PathBuf, PathBuf)],
-) -> Result<&'a PathBuf, Unreadable> {
+    groups: &[(PathBuf, PathBuf)],
+    name: &str,
+) -> Result<PathBuf, Unreadable> {
     let named = Path::new(directory);
-    let same = |queue: &Path| match (named.canonicalize(), queue.canonicalize()) {
-        (Ok(named), Ok(queue)) => named == queue,
+    let same = |queue: &Path, other: &Path| match (queue.canonicalize(), other.canonicalize()) {
+        (Ok(queue), Ok(other)) => queue == other,
         _ => false,
     };
-    // A spool that was copied elsewhere still names its old place.
-    let alike =
-        |queue: &Path| queue.file_name().is_some() && queue.file_name() == named.file_name();
-    let found = groups.iter().find(|(queue, _)| same(queue));
-    let found = found.or_else(|| groups.iter().find(|(queue, _)| alike(queue)));
-    found.map(|(_, bodies)| bodies).ok_or_else(|| {
+    let root = groups.first().map_or(Path::new(""), |(root, _)| root);
+    let above = root.parent().unwrap_or(root);
+    // The name of a queue group is relative to the QueueDirectory: what was named to us, or what is above it.
+    let relative = [root, above].map(|base| base.join(named));
+    let of_groups = groups.iter().filter(|(queue, _)| {
+        let is_named = named.is_absolute() && same(queue, named);
+        // A spool that was copied elsewhere still names its old place.
+        let is_alike = named.file_name().is_some() && queue.file_name() == named.file_name();
+        is_named || is_alike || (named.is_relative() && same(queue, &relative[0]))
+    });
+    let beside = match named.is_relative() {
+        true => Some(relative[1].clone()),
+        false => named.file_name().map(|last| above.join(last)),
+    };
+    let is_beside = |place: &PathBuf| {
+        same(place, above) || place.parent().is_some_and(|parent| same(parent, above))
+    };
+    let beside = beside.filter(is_beside);
+    let places = of_groups.map(|(_, bodies)| bodies.clone());
+    let mut places = places.chain(beside.map(|queue| files::place(&queue, "df")));
+    places.find_map(|place| Some(place.join(name)).filter(|body| body.is_file())).ok_or_else(|| {
         let directory = directory.escape_debug();
-        Unreadable::whole(format!("its body is in {directory}, which is not among what was named"))
+        Unreadable::whole(format!(
+            "its body {name} is in the queue directory {directory}, which is not among what was named: name the directory above both"
+        ))
     })
 }
 
-/// When and why a message was deferred last, by the log Postfix keeps of it.
-fn reason(log: &Path) -> Option<(Timestamp, Option<String>)> {
+/// When and why a message was deferred last, by the log Postfix keeps of it; none when that cannot be read.
+fn deferral(log: &Path) -> Option<Deferral> {
     let mut file = File::open(log).ok()?;
     let metadata = file.metadata().ok()?;
     let at = Timestamp::from_secs(u64::try_from(metadata.mtime()).unwrap_or(0));
     file.seek(SeekFrom::Start(metadata.len().saturating_sub(LOG_MAX))).ok()?;
     let mut text = Vec::new();
     file.take(LOG_MAX).read_to_end(&mut text).ok()?;
-    let last = text.split(|b| *b == b'\n').rev().find_map(|line| line.strip_prefix(b"reason="));
-    Some((at, last.map(super::text_of)))
+    Some(Deferral::read(&text, at))
 }
 
 impl Scanned {
-    fn head(&self) -> &Head {
+    fn copies(&self, files: &Files) -> Result<Vec<Copy>, Unreadable> {
         match self {
-            Scanned::Sendmail(control, ..) => &control.head,
-            Scanned::Postfix(scanned) | Scanned::Postcat(scanned, ..) => &scanned.head,
+            Scanned::Sendmail(control, ..) => {
+                Ok(vec![Copy { head: control.head.clone(), only: None }])
+            }
+            Scanned::Postfix(scanned) => {
+                postfix::copies(scanned, &mut QueueFile::new(at(files, 0)?, files.length))
+            }
+            Scanned::Postcat(scanned, offset, line) => {
+                let mut input = at(files, *offset)?;
+                postfix::copies(scanned, &mut Postcat::new(&mut input, TimeZone::system(), *line))
+            }
         }
     }
 
-    fn send(&self, files: &Files, parts: &mut dyn Parts) -> Result<Loading, Fault> {
-        let mut input = at(files, 0)?;
+    fn send(&self, copy: &Copy, files: &Files, parts: &mut dyn Parts) -> Result<Sent, Fault> {
         match self {
             Scanned::Sendmail(control, body, _) => {
                 let mut body = body;
                 body.rewind().map_err(|error| Unreadable::whole(error.to_string()))?;
-                sendmail::send(control, &mut input, &mut body, parts)
+                sendmail::send(control, &mut at(files, 0)?, &mut body, parts)
             }
             Scanned::Postfix(scanned) => {
-                postfix::send(scanned, &mut QueueFile::new(input, files.length), parts)
+                let mut records = QueueFile::new(at(files, 0)?, files.length);
+                postfix::send(scanned, copy, &mut records, parts)
             }
             Scanned::Postcat(scanned, offset, line) => {
                 let mut input = at(files, *offset)?;
                 let mut records = Postcat::new(&mut input, TimeZone::system(), *line);
-                postfix::send(scanned, &mut records, parts)
+                postfix::send(scanned, copy, &mut records, parts)
             }
         }
     }
@@ -336,19 +404,24 @@ impl Parts for Sending<'_> {
     }
 }
 
-fn transfer(link: &mut Asked, scanned: &Scanned, files: &Files) -> io::Result<Outcome> {
-    link.ask(&Request::Load { origin: scanned.head().origin.clone() })?;
+fn transfer(
+    link: &mut Asked,
+    scanned: &Scanned,
+    copy: &Copy,
+    files: &Files,
+) -> io::Result<Outcome> {
+    link.ask(&Request::Load { origin: copy.head.origin.clone() })?;
     match link.answer()? {
         Answer::Ready => {}
-        answer => return outcome(link, answer),
+        answer => return outcome(link, answer, Vec::new()),
     }
     let mut sending = Sending { link, recipients: Vec::new() };
-    match scanned.send(files, &mut sending) {
-        Ok(loading) => {
+    match scanned.send(copy, files, &mut sending) {
+        Ok(Sent { loading, unkept }) => {
             sending.flush()?;
             link.send_part(&LoadPart::End(Box::new(loading)))?;
             let answer = link.answer()?;
-            outcome(link, answer)
+            outcome(link, answer, unkept)
         }
         Err(Fault::Lost(error)) => Err(error),
         Err(Fault::Unreadable(unreadable)) => {
@@ -361,10 +434,10 @@ fn transfer(link: &mut Asked, scanned: &Scanned, files: &Files) -> io::Result<Ou
 }
 
 /// The answer, and what follows it up to the last.
-fn outcome(link: &mut Asked, answer: Answer) -> io::Result<Outcome> {
+fn outcome(link: &mut Asked, answer: Answer, unkept: Vec<String>) -> io::Result<Outcome> {
     let outcome = match &answer {
         Answer::Loaded { id, before: true } => Outcome::Before(*id),
-        Answer::Loaded { id, before: false } => Outcome::Loaded(*id),
+        Answer::Loaded { id, before: false } => Outcome::Loaded(*id, unkept),
         Answer::Failed { text, exit } => Outcome::Refused(text.clone(), *exit),
         other => return Err(io::Error::other(format!("unexpected answer {other:?}"))),
     };

@@ -27,6 +27,10 @@ pub const TIME: u8 = b'T';
 pub const SENDER: u8 = b'S';
 /// `R`: a recipient to be tried.
 pub const RECIPIENT: u8 = b'R';
+/// `O`: the next recipient as it was before aliases.
+pub const ORIGINAL: u8 = b'O';
+/// `F`: the full name of the sender, of mail from a program.
+pub const FULL_NAME: u8 = b'F';
 /// `D`: a recipient that is done.
 pub const DONE: u8 = b'D';
 /// `/`: a recipient that was taken back.
@@ -236,6 +240,8 @@ impl<'a> Postcat<'a> {
             b"message_arrival_time" => TIME,
             b"sender" => SENDER,
             b"recipient" => RECIPIENT,
+            b"original_recipient" => ORIGINAL,
+            b"sender_fullname" => FULL_NAME,
             b"done_recipient" => DONE,
             b"canceled_recipient" => CANCELLED,
             b"killed_record" => KILLED,
@@ -249,7 +255,7 @@ impl<'a> Postcat<'a> {
             b"dsn_original_recipient" => ORCPT,
             b"dsn_envelope_id" => ENVID,
             b"dsn_return_flags" => RET,
-            // original_recipient, create_time, content_length...: nothing to us.
+            // create_time, content_length...: nothing to us.
             _ => return Ok(None),
         };
         let data = match kind {

@@ -5,20 +5,21 @@
 //! letter or with something behind the dot is refused, as sendmail refuses it.
 //!
 //! What becomes of each line: `V T K N P B q M F S Z Q R H .` as [`Head`], recipients and header; `$r` and `$_` name protocol
-//! and relay; other macros only decide about `H?${x}?` lines; `d` names the place of the body. `A` (AUTH=), `!` (DELIVERBY),
-//! `C` (controlling user), `r`, `I`, `D`, `E`, `L` are read and dropped: kvmta has no use for them. A recipient that is a program,
-//! a file or an :include: refuses the message. Of `H?flags?` lines those are kept that sendmail's SMTP mailers would send.
+//! and relay; other macros only decide about `H?${x}?` lines; `d` names the place of the body. `A` (AUTH=), `!` (DELIVERBY) and
+//! `C` (controlling user) become [`Extras`](super::unkept::Extras). `r`, `I`, `D`, `E`, `L` are read and dropped, as sendmail
+//! does with all but the first, which it makes anew. A recipient that is a program, a file or an :include: refuses the message. Of
+//! `H?flags?` lines those are kept that sendmail's SMTP mailers would send.
 
 use std::io::{self, BufRead, Read};
 
 use super::content::Content;
+use super::unkept::{DeliverBy, auth_of, deliver_by_of};
 use super::{
-    Fault, Head, Parts, Unreadable, check_id, envid_of, orcpt_of, state_of, text_of, time_of,
+    Fault, Head, Parts, Sent, Unreadable, check_id, envid_of, orcpt_of, state_of, text_of, time_of,
 };
 use crate::mail::address::{Address, ReversePath};
 use crate::mail::address_list;
 use crate::mail::envelope::{Notify, Recipient, Ret};
-use crate::mail::loading::Loading;
 use crate::mail::time::Timestamp;
 
 /// Longest line with its continuations: a header field of a megabyte is one.
@@ -83,6 +84,9 @@ enum Line<'a> {
     Macro(&'a str, &'a [u8]),
     Sender(&'a str),
     Envid(&'a str),
+    Auth(String),
+    DeliverBy(DeliverBy),
+    Controlling,
     Orcpt(&'a str),
     Recipient(&'a str),
     Header(&'a [u8]),
@@ -160,6 +164,9 @@ pub fn scan(
                 recipient_of(text, control.version).map_err(|reason| line.wrong(reason))?;
                 head.recipients = head.recipients.saturating_add(1);
             }
+            Line::Auth(auth) => head.extras.auth = Some(auth),
+            Line::DeliverBy(by) => head.extras.deliver_by = Some(by),
+            Line::Controlling => head.extras.has_controlling_users = true,
             Line::Header(_) => {}
             Line::End => {}
         }
@@ -180,7 +187,7 @@ pub fn scan(
             Some(format!("set aside as lost by sendmail{reason}"))
         }
     };
-    control.head = control.head.named("sendmail");
+    control.head = control.head.named("sendmail", None);
     Ok(control)
 }
 
@@ -193,7 +200,7 @@ pub fn send(
     input: &mut dyn BufRead,
     body: &mut dyn Read,
     parts: &mut dyn Parts,
-) -> Result<Loading, Fault> {
+) -> Result<Sent, Fault> {
     let head = &control.head;
     let at = head.attempts.last.unwrap_or(head.arrival);
     let mut content = Content::new(parts);
@@ -398,8 +405,11 @@ fn parse(line: &[u8]) -> Result<Line<'_>, String> {
     if line.len() > FIELD_MAX {
         return Err(format!("a line of more than {FIELD_MAX} octets that is no header field"));
     }
-    if b"CrIDELA!".contains(&letter) {
+    if b"rIDEL".contains(&letter) {
         return Ok(Line::Dropped);
+    }
+    if letter == b'!' {
+        return Ok(Line::DeliverBy(deliver_by_of(value)?));
     }
     if value.contains(&0) {
         return Err("a zero octet".into());
@@ -425,6 +435,10 @@ fn parse(line: &[u8]) -> Result<Line<'_>, String> {
         b'$' => macro_of(value)?,
         b'S' => Line::Sender(text()?),
         b'Z' => Line::Envid(text()?),
+        b'A' => Line::Auth(auth_of(text()?)?),
+        // Bare, or without a user and an alias, it ends those before.
+        b'C' if value.iter().all(|b| b.is_ascii_digit() || *b == b':') => Line::Dropped,
+        b'C' => Line::Controlling,
         b'Q' => Line::Orcpt(text()?),
         b'R' => Line::Recipient(text()?),
         _ => return Err(format!("unrecognized line {:?}", text_of(&line[..line.len().min(40)]))),

@@ -10,17 +10,20 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
 use super::files::{Found, Message, walk};
-use super::one::{self, Outcome};
-use super::postfix::Place;
-use super::records::{Postcat, QueueFile};
+use super::one::{self, Manner, Outcome};
+use super::postfix::{Deferral, Dropped, Place};
+use super::records::{Postcat, QueueFile, Records};
 use super::sendmail::Kind;
 use super::*;
-use crate::mail::loading::Loading;
 
 const BODY: &[u8] = b"one\n.\nthree\n";
 
 fn now() -> Timestamp {
     Timestamp::from_secs(1_795_400_000)
+}
+
+fn manner() -> Manner {
+    Manner { now: now(), remove: true, host: "mx.example".into() }
 }
 
 fn golden() -> PathBuf {
@@ -46,6 +49,9 @@ impl Parts for Taken {
     }
 }
 
+/// What is read of a message: the first copy of it.
+type Told = Result<(Sent, Taken, Head), String>;
+
 fn told(fault: Fault) -> String {
     match fault {
         Fault::Unreadable(unreadable) => unreadable.to_string(),
@@ -53,37 +59,54 @@ fn told(fault: Fault) -> String {
     }
 }
 
-fn control(file: &[u8]) -> Result<(Loading, Taken, Head), String> {
+fn control(file: &[u8]) -> Told {
     let scanned = sendmail::scan(&mut &*file, "6AM6KPvT020582", Kind::Queued, now());
     let scanned = scanned.map_err(|unreadable| unreadable.to_string())?;
     let mut taken = Taken::default();
-    let loading = sendmail::send(&scanned, &mut &*file, &mut &*BODY, &mut taken).map_err(told)?;
-    Ok((loading, taken, scanned.head))
+    let sent = sendmail::send(&scanned, &mut &*file, &mut &*BODY, &mut taken).map_err(told)?;
+    Ok((sent, taken, scanned.head))
 }
 
-fn queue_file(file: &[u8], place: &Place) -> Result<(Loading, Taken, Head), String> {
-    let records = || QueueFile::new(BufReader::new(Cursor::new(file)), file.len() as u64);
-    let scanned = postfix::scan(&mut records(), "DE4EA9D80D8", place, now());
-    let scanned = scanned.map_err(|unreadable| unreadable.to_string())?;
-    let mut taken = Taken::default();
-    let loading = postfix::send(&scanned, &mut records(), &mut taken).map_err(told)?;
-    Ok((loading, taken, scanned.head))
+/// Each copy of a message.
+fn copies(
+    place: &Place,
+    records: &dyn Fn(&mut dyn FnMut(&mut dyn Records)),
+) -> Result<Vec<(Sent, Taken, Head)>, String> {
+    let mut scanned = None;
+    records(&mut |records| scanned = Some(postfix::scan(records, "DE4EA9D80D8", place, now())));
+    let scanned = scanned.unwrap().map_err(|unreadable| unreadable.to_string())?;
+    let mut copies = None;
+    records(&mut |records| copies = Some(postfix::copies(&scanned, records)));
+    let mut all = Vec::new();
+    for copy in copies.unwrap().map_err(|unreadable| unreadable.to_string())? {
+        let (mut taken, mut sent) = (Taken::default(), None);
+        records(&mut |records| sent = Some(postfix::send(&scanned, &copy, records, &mut taken)));
+        all.push((sent.unwrap().map_err(told)?, taken, copy.head));
+    }
+    Ok(all)
 }
 
-fn printed(file: &[u8]) -> Result<(Loading, Taken, Head), String> {
-    let (mut first, mut second) = (file, file);
-    let mut records = Postcat::new(&mut first, TimeZone::UTC, 0);
-    let scanned = postfix::scan(&mut records, "DE4EA9D80D8", &Place::default(), now());
-    let scanned = scanned.map_err(|unreadable| unreadable.to_string())?;
-    let mut taken = Taken::default();
-    let mut records = Postcat::new(&mut second, TimeZone::UTC, 0);
-    let loading = postfix::send(&scanned, &mut records, &mut taken).map_err(told)?;
-    Ok((loading, taken, scanned.head))
+fn queue_file_copies(file: &[u8], place: &Place) -> Result<Vec<(Sent, Taken, Head)>, String> {
+    copies(place, &|read| {
+        read(&mut QueueFile::new(BufReader::new(Cursor::new(file)), file.len() as u64));
+    })
+}
+
+fn queue_file(file: &[u8], place: &Place) -> Told {
+    Ok(queue_file_copies(file, place)?.remove(0))
+}
+
+fn printed(file: &[u8]) -> Told {
+    let all = copies(&Place::default(), &|read| {
+        let mut file = file;
+        read(&mut Postcat::new(&mut file, TimeZone::UTC, 0));
+    });
+    Ok(all?.remove(0))
 }
 
 /// A message as lines of text; its octets with their line ends shown, long lines by their length.
-fn shown(read: Result<(Loading, Taken, Head), String>) -> String {
-    let (loading, taken, head) = match read {
+fn shown(read: Told) -> String {
+    let (Sent { loading, unkept }, taken, head) = match read {
         Err(reason) => return format!("refused: {reason}\n"),
         Ok(read) => read,
     };
@@ -113,6 +136,9 @@ fn shown(read: Result<(Loading, Taken, Head), String>) -> String {
         attempts.status,
         envelope.is_report()
     );
+    if !unkept.is_empty() {
+        text += &format!("not kept: {}\n", unkept.join(", "));
+    }
     for recipient in &taken.recipients {
         let state = match &recipient.state {
             RecipientState::Open(Some(report)) => format!("{} {:?}", report.status, report.text),
@@ -170,8 +196,10 @@ fn control_files_become_messages_or_are_refused_with_line_and_reason() {
 fn queue_files_of_postfix_become_messages() {
     let read = |name: &str| std::fs::read(golden().join("postfix").join(name)).unwrap();
     let mut text = String::new();
-    let deferred = Place { held: false, deferred: Some((now(), Some("refused".into()))) };
-    let hold = Place { held: true, deferred: None };
+    let mut deferral = Deferral::unknown(now());
+    deferral.reason = Some("refused".into());
+    let deferred = Place { deferred: Some(deferral), ..Place::default() };
+    let hold = Place { held: Some("on hold in Postfix"), ..Place::default() };
     for (name, place) in [
         ("DE4EA9D80D8", &deferred),
         ("44DE69D8104", &deferred),
@@ -179,6 +207,22 @@ fn queue_files_of_postfix_become_messages() {
         ("65B409D810D", &Place::default()),
     ] {
         text += &format!("== {name}\n{}", shown(queue_file(&read(name), place)));
+    }
+    // Deferred; of a list, one for each recipient; from a program, and seen by nobody yet.
+    let deferral = Deferral::read(&read("alias.defer"), now());
+    assert_eq!(deferral.recipients.len(), 2);
+    let alias = Place { deferred: Some(deferral), ..Place::default() };
+    let verp = Deferral::read(&read("verp.defer"), now());
+    let verp = Place { deferred: Some(verp), owes_report: true, ..Place::default() };
+    let dropped = Dropped { user: "joe".into(), host: "mx.example".into() };
+    let maildrop = Place { dropped: Some(dropped), ..Place::default() };
+    for (name, place) in
+        [("alias", &alias), ("verp", &verp), ("maildrop", &maildrop), ("maildrop-root", &maildrop)]
+    {
+        text += &format!("== {name}\n");
+        for copy in queue_file_copies(&read(name), place).unwrap() {
+            text += &shown(Ok(copy));
+        }
     }
     compare(&golden().join("postfix/messages.txt"), &text);
 
@@ -229,10 +273,11 @@ fn what_postfix_knows_and_we_do_not_is_never_dropped() {
     assert_eq!(to(&envelope), ["y@b Unspecified", delay]);
     assert_eq!(to(&[(b'S', ""), (b'R', "x@b"), (b'R', "y@b"), (b'>', "z@c")]), ["z@c Unspecified"]);
     assert_eq!(to(&[(b'S', "a@b"), (b'R', "a b\"c@d")]), ["\"a b\\\"c\"@d Unspecified"]);
-    let filtered = read(&[(b'S', "a@b"), (b'L', "smtp:[::1]:10024"), (b'R', "x@b")]).unwrap().0;
+    let filtered = read(&[(b'S', "a@b"), (b'L', "smtp:[::1]:10024"), (b'R', "x@b")]).unwrap();
+    let filtered = filtered.0.loading;
     assert!(filtered.held.unwrap().contains("content filter smtp:[::1]:10024"));
     for (envelope, reason) in [
-        (&[(b'S', "a@b"), (b'V', "+="), (b'R', "x@b")][..], "VERP"),
+        (&[(b'S', "a@b"), (b'V', "+"), (b'R', "x@b")][..], "no two VERP delimiters"),
         (&[(b'S', "a@b"), (b'D', "x@b")], "no recipients"),
         (&[(b'R', "x@b")], "no sender"),
         (&[(b'S', "a@b"), (b'R', "x@b..c")], "Invalid route"),
@@ -250,6 +295,61 @@ fn what_postfix_knows_and_we_do_not_is_never_dropped() {
 }
 
 #[test]
+fn verp_makes_a_message_for_each_recipient() {
+    let read = |envelope: &[(u8, &str)]| queue_file_copies(&message(envelope), &Place::default());
+    let list = |recipients: &[(u8, &str)]| {
+        let copies = read(&[&[(b'S', "l@b"), (b'V', "+=")], recipients].concat()).unwrap();
+        let shown = |(Sent { loading, .. }, taken, _): &(Sent, Taken, Head)| {
+            let [to] = &taken.recipients[..] else { panic!("{:?}", taken.recipients) };
+            format!("{} {}", loading.envelope.reverse_path, to.address)
+        };
+        let origins: std::collections::BTreeSet<_> =
+            copies.iter().map(|copy| &copy.2.origin).collect();
+        assert_eq!(origins.len(), copies.len(), "each has a name of its own");
+        copies.iter().map(shown).collect::<Vec<_>>()
+    };
+    // The original recipient is what the sender knows; those of one alias share it.
+    assert_eq!(
+        list(&[
+            (b'R', "x@c"),
+            (b'D', "y@c"),
+            (b'O', "all@c"),
+            (b'R', "z@d"),
+            (b'O', "all@c"),
+            (b'R', "z@e")
+        ]),
+        ["l+x=c@b x@c", "l+all=c@b z@d", "l+all=c@b z@e"]
+    );
+    assert_eq!(list(&[(b'R', "a b@c")]), ["\"l+a b=c\"@b \"a b\"@c"]);
+    assert_eq!(list(&[(b'R', "x@c"), (b'R', "y@c"), (b'>', "z@c")]), ["l+x=c@b z@c"]);
+    // A report has no sender to make others of.
+    let report = read(&[(b'S', ""), (b'V', "+="), (b'R', "x@c"), (b'R', "y@c")]).unwrap();
+    assert_eq!((report.len(), report[0].1.recipients.len()), (1, 2));
+    let many = vec![(b'R', "x@c"); postfix::VERP_MAX + 1];
+    let error = read(&[&[(b'S', "l@b"), (b'V', "+=")], &many[..]].concat()).err().unwrap();
+    assert!(error.contains("let Postfix deliver it"), "{error}");
+}
+
+#[test]
+fn every_letter_of_a_control_file_is_read_by_a_test() {
+    let mut letters = std::collections::BTreeSet::new();
+    for directory in ["", "load"] {
+        for entry in std::fs::read_dir(golden().join(directory)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if name.ends_with(".qf") && !name.starts_with("bad-") {
+                let file = std::fs::read(&path).unwrap();
+                letters
+                    .extend(file.split(|b| *b == b'\n').filter_map(|line| line.first().copied()));
+            }
+        }
+    }
+    let missing: String =
+        "VTKNPdIBqMF$SZA!CQrRH.DEL".chars().filter(|c| !letters.contains(&(*c as u8))).collect();
+    assert_eq!(missing, "", "no golden file has these");
+}
+
+#[test]
 fn line_ends_become_those_of_mail() {
     let file = b"V8\nT1795328425\nK0\nN0\nP1\nS<a@b>\nRPFD:<x@b>\nH??A: 1\n 2\n.\n";
     let scanned = sendmail::scan(&mut &file[..], "6AM", Kind::Queued, now()).unwrap();
@@ -264,7 +364,7 @@ fn line_ends_become_those_of_mail() {
 
 /// Counts, and keeps nothing.
 #[derive(Default)]
-struct Counted(usize, usize);
+struct Counted(usize, usize, usize);
 
 impl Parts for Counted {
     fn recipient(&mut self, _: Recipient) -> io::Result<()> {
@@ -274,6 +374,7 @@ impl Parts for Counted {
 
     fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.1 += bytes.len();
+        self.2 = self.2.max(bytes.len());
         Ok(())
     }
 }
@@ -288,9 +389,12 @@ fn large_lists_and_headers_go_by() {
     file.extend_from_slice(b"end\n.\n");
     let scanned = sendmail::scan(&mut &file[..], "6AM", Kind::Queued, now()).unwrap();
     let mut counted = Counted::default();
-    sendmail::send(&scanned, &mut &file[..], &mut &*BODY, &mut counted).unwrap();
+    // One line of it, without an end.
+    let mut body = io::Read::take(io::repeat(b'x'), 8 << 20);
+    sendmail::send(&scanned, &mut &file[..], &mut body, &mut counted).unwrap();
     assert_eq!(counted.0, 100_000);
-    assert!(counted.1 > 16_000 * 62);
+    assert!(counted.1 > (8 << 20) + 16_000 * 62);
+    assert!(counted.2 <= 64 << 10, "in pieces of {} octets", counted.2);
 
     file = b"V8\nT1\nS<a@b>\nRPFD:<x@b>\nH??X: ".to_vec();
     file.resize(3 << 20, b'x');
@@ -318,14 +422,19 @@ fn all(directory: &Path) -> Vec<String> {
     walk(directory, &mut |found| {
         lines.push(match found {
             Found::Message(message) => {
-                let outcome = match one::load(&message, None, now(), true).unwrap() {
-                    Outcome::Readable => "readable".to_owned(),
-                    Outcome::Locked(why) => format!("locked: {why}"),
-                    Outcome::Unreadable(why) => format!("unreadable: {why}")
-                        .replace(&directory.display().to_string(), "DIR"),
-                    other => format!("{other:?}"),
-                };
-                format!("{} {outcome}", name(message.path()))
+                let mut outcomes = Vec::new();
+                one::load(&message, None, &manner(), &mut |outcome| {
+                    outcomes.push(match outcome {
+                        Outcome::Readable(unkept) if unkept.is_empty() => "readable".to_owned(),
+                        Outcome::Readable(unkept) => format!("readable without {unkept:?}"),
+                        Outcome::Locked(why) => format!("locked: {why}"),
+                        Outcome::Unreadable(why) => format!("unreadable: {why}")
+                            .replace(&directory.display().to_string(), "DIR"),
+                        other => format!("{other:?}"),
+                    });
+                })
+                .unwrap();
+                format!("{} {}", name(message.path()), outcomes.join(", "))
             }
             Found::Ignored(path, what) => format!("{} {what}", name(&path)),
             Found::Foreign(path, why) | Found::Busy(path, why) => format!("{}: {why}", name(&path)),
@@ -374,6 +483,38 @@ fn a_queue_directory_is_read_as_sendmail_lays_it_out() {
             "xf1A transcript",
         ]
     );
+}
+
+#[test]
+fn a_body_may_lie_in_another_queue_directory() {
+    let directory = spool(&["q1/qf/qfA1", "q2/df/dfA1", "q1/df/dfA2", "q2/qf/qfA3", "q1/xf/xfA1"]);
+    let place = |name: &str| directory.path().join(name);
+    let name_in = |control: &str, body: &str| {
+        let file = format!("V8\nT1795328425\nK0\nN0\nP1\nd{body}\nS<a@b>\nRPFD:<x@b>\n.\n");
+        std::fs::write(place(control), file).unwrap();
+    };
+    let readable = |path: &Path| all(path).contains(&"qf/qfA1 readable".to_owned());
+    let missing = "its body dfA3 is in the queue directory /etc, which is not among what was named";
+    // By its name in the QueueDirectory, by its whole name, by that of the place the spool was copied from.
+    let whole = place("q2").display().to_string();
+    name_in("q2/qf/qfA3", "/etc");
+    for body in ["q2", whole.as_str(), "/var/spool/mqueue/q2"] {
+        name_in("q1/qf/qfA1", body);
+        let lines = all(directory.path());
+        assert_eq!(lines.len(), 4, "{lines:?}");
+        assert_eq!(lines[0], "q1/df/dfA2 body without control file");
+        assert_eq!(lines[1], "q1/qf/qfA1 readable", "{body}");
+        assert!(lines[3].contains(missing), "{lines:?}");
+        // Beside the queue directory, when only that is named.
+        assert!(readable(&place("q1")), "{body}");
+    }
+    // The QueueDirectory itself.
+    std::fs::rename(place("q2/df/dfA1"), place("dfA1")).unwrap();
+    name_in("q1/qf/qfA1", ".");
+    assert_eq!(all(directory.path())[1], "q1/qf/qfA1 readable");
+    assert!(readable(&place("q1")));
+    name_in("q1/qf/qfA1", "../../etc");
+    assert!(all(directory.path())[1].contains("not among what was named"));
 }
 
 #[test]
@@ -429,6 +570,16 @@ fn a_postfix_queue_is_hashed_and_its_logs_say_why() {
             "deferred/D/DE4EA9D80D8 readable",
             "incoming/DF2599D80D9 locked: it is being written, or was never finished",
         ]
+    );
+    let corrupt = place("corrupt/DF2599D80D9");
+    std::fs::rename(place("incoming/DF2599D80D9"), &corrupt).unwrap();
+    std::fs::set_permissions(&corrupt, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .unwrap();
+    std::fs::write(place("bounce/D/DF2599D80D9"), "recipient=x\n\n").unwrap();
+    let lines = all(directory.path());
+    assert!(
+        lines[0].starts_with("corrupt/DF2599D80D9 readable without [\"the report on"),
+        "{lines:?}"
     );
     let master = std::fs::File::create(place("pid/master.pid")).unwrap();
     master.lock().unwrap();
