@@ -10,7 +10,8 @@
 //! ([`kvmta::store::backup`]); `kvmta-load --restore` makes a queue of it.
 //!
 //! All ask whoever holds the queue: the daemon, or this program itself when none runs. A dump of a busy queue may miss
-//! what came meanwhile and hold what has gone; a backup is of one instant.
+//! what came meanwhile and hold what has gone; a backup is of one instant. A message that cannot be read is named, and the
+//! others are written.
 //!
 //! `kvmta-dump --check [-oQQUEUE]` verifies the store's invariants, and of a queue without a daemon also reads everything
 //! from outside, as a mailq and a delivery would; it prints what does not fit together, one line each. Exit 0:
@@ -20,6 +21,7 @@ mod dump {
     pub mod backup;
     pub mod check;
     pub mod files;
+    pub mod progress;
     pub mod queue;
     pub mod single;
 }
@@ -31,8 +33,9 @@ use std::sync::Arc;
 
 use clap::{Parser, ValueEnum};
 use dump::check::checked;
-use dump::files::{Target, create, dump_message, finish, write_error};
-use dump::queue::{DumpError, Holder, Queue, for_each, for_each_job};
+use dump::files::{Target, Written, create, dump_message, finish, write_error};
+use dump::progress::Progress;
+use dump::queue::{DumpError, Holder, Queue, for_each, for_each_job, is_there};
 use dump::{backup, single};
 use kvmta::cli::ask::{self, Connected};
 use kvmta::config::Config;
@@ -146,9 +149,11 @@ fn run(args: Args) -> Result<ExitCode, DumpError> {
             );
             ExitCode::SUCCESS
         }),
-        (None, Some(target)) => dump(&mut queue, target, args.format, &selection).map(|count| {
-            eprintln!("kvmta-dump: {count} messages written to {}", target.display());
-            ExitCode::SUCCESS
+        (None, Some(target)) => dump(&mut queue, target, args.format, &selection).map(|dumped| {
+            for line in dumped.lines(target) {
+                eprintln!("kvmta-dump: {line}");
+            }
+            ExitCode::from(if dumped.unreadable > 0 { 65 } else { 0 })
         }),
         (None, None) => checked(&mut queue, held.is_some()),
     };
@@ -170,19 +175,65 @@ fn config(queue: Option<PathBuf>) -> Result<Config, DumpError> {
     Ok(Config { queue_directory: location.queue_directory, ..Config::default() })
 }
 
+/// What became of the messages that were asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Dumped {
+    written: u64,
+    /// They were delivered, given up or removed meanwhile, or only a report of success is owed.
+    gone: u64,
+    unreadable: u64,
+}
+
+impl Dumped {
+    fn lines(&self, target: &Path) -> Vec<String> {
+        let Dumped { written, gone, unreadable } = self;
+        let mut lines = vec![format!("{written} messages written to {}", target.display())];
+        if *gone > 0 {
+            lines.push(format!("{gone} more have nobody left to be delivered to"));
+        }
+        if *unreadable > 0 {
+            lines.push(format!(
+                "{unreadable} cannot be read and are not among them; kvmta-dump --check says what is broken"
+            ));
+        }
+        lines
+    }
+
+    fn add(
+        &mut self,
+        queue: &mut dyn Queue,
+        entry: &Entry,
+        written: Written,
+    ) -> Result<(), DumpError> {
+        match written {
+            Written::Whole => self.written += 1,
+            Written::Nobody => self.gone += 1,
+            Written::Unreadable(why) if is_there(queue, entry.id)? => {
+                self.unreadable += 1;
+                let held = entry.held.as_ref().filter(|_| entry.recipients_total == 0);
+                eprintln!("kvmta-dump: {}: not written: {}", entry.id, held.unwrap_or(&why));
+            }
+            Written::Unreadable(_) => self.gone += 1,
+        }
+        Ok(())
+    }
+}
+
 /// Writes what is selected of the queue and returns how many messages that were.
 fn dump(
     queue: &mut impl Queue,
     path: &Path,
     format: Format,
     selection: &Selection,
-) -> Result<u64, DumpError> {
-    let mut count = 0;
+) -> Result<Dumped, DumpError> {
+    let mut dumped = Dumped::default();
+    let mut progress = Progress::of(queue.counts()?.0);
     let mut each = |queue: &mut dyn Queue, entry: &Entry, write: &mut Write<'_>| {
         if is_selected(queue, entry, selection)? {
-            write(queue, entry)?;
-            count += 1;
+            let written = write(queue, entry)?;
+            dumped.add(queue, entry, written)?;
         }
+        progress.one_more();
         Ok::<(), DumpError>(())
     };
     match format {
@@ -207,11 +258,11 @@ fn dump(
             finish(out).map_err(write_error(path))?;
         }
     }
-    Ok(count)
+    Ok(dumped)
 }
 
 /// Writes one message.
-type Write<'a> = dyn FnMut(&mut dyn Queue, &Entry) -> Result<(), DumpError> + 'a;
+type Write<'a> = dyn FnMut(&mut dyn Queue, &Entry) -> Result<Written, DumpError> + 'a;
 
 /// Whether a message is asked for; recipients of a long list are looked at page by page.
 fn is_selected(
@@ -260,13 +311,17 @@ mod tests {
         jobs: Vec<EntryJob>,
         bytes: Vec<u8>,
         counted: (u64, u64, u64),
+        /// Bodies cannot be read.
+        broken: bool,
     }
 
     impl Queue for Memory {
         fn list(&mut self, after: Option<QueueId>, _: usize) -> Result<Vec<Entry>, StoreError> {
-            let place = after
-                .map_or(0, |id| 1 + self.entries.iter().rposition(|entry| entry.id == id).unwrap());
-            Ok(self.entries.get(place).cloned().into_iter().collect())
+            // Of one that is not there, those behind it.
+            let of = |id| self.entries.iter().rposition(|entry| entry.id == id);
+            let behind = |id| self.entries.iter().position(|entry| entry.id > id);
+            let place = after.map_or(Some(0), |id| of(id).map(|at| at + 1).or_else(|| behind(id)));
+            Ok(place.and_then(|at| self.entries.get(at)).cloned().into_iter().collect())
         }
 
         fn jobs(
@@ -279,6 +334,9 @@ mod tests {
         }
 
         fn bytes(&mut self, _: &Entry, offset: u64) -> Result<Vec<u8>, StoreError> {
+            if self.broken {
+                return Err(StoreError::Damaged { what: "its body".into(), detail: "torn".into() });
+            }
             let rest = &self.bytes[(offset as usize).min(self.bytes.len())..];
             Ok(rest[..rest.len().min(9)].to_vec())
         }
@@ -349,6 +407,7 @@ mod tests {
             jobs: vec![job(0), job(1), job(2)],
             bytes: [HEADER, BODY].concat(),
             counted: (2, 0, octets),
+            broken: false,
         }
     }
 
@@ -360,7 +419,7 @@ mod tests {
     }
 
     fn all(queue: &mut Memory, directory: &Path) -> Result<u64, DumpError> {
-        dump(queue, directory, Format::Spool, &Selection::default())
+        dump(queue, directory, Format::Spool, &Selection::default()).map(|dumped| dumped.written)
     }
 
     #[test]
@@ -388,7 +447,7 @@ mod tests {
         let eml = dump(&mut queue, directory.path(), Format::Eml, &selection).unwrap();
         let path = directory.path().join("all.mbox");
         let mbox = dump(&mut queue, &path, Format::Mbox, &Selection::default()).unwrap();
-        assert_eq!((eml, mbox), (1, 2));
+        assert_eq!((eml.written, mbox.written), (1, 2));
         let message = "X-Envelope-From: <a@b.example>\n".to_owned()
             + &(0..3).map(|n| format!("X-Envelope-To: <r{n}@x.example>\n")).collect::<String>()
             + "Subject: x\n\none\n.\nthree\n";
@@ -428,6 +487,40 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_or_is_gone_leaves_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = || std::fs::read_dir(directory.path()).unwrap().count();
+        type Damage = fn(&mut Memory);
+        let damages: [(Damage, Dumped); 4] = [
+            (|q| q.broken = true, Dumped { unreadable: 2, ..Dumped::default() }),
+            (|q| q.bytes.truncate(20), Dumped { unreadable: 2, ..Dumped::default() }),
+            // Delivered while it was read.
+            (|q| q.jobs.clear(), Dumped { written: 1, gone: 1, unreadable: 0 }),
+            (
+                |q| q.entries[0].envelope.size = 5,
+                Dumped { written: 1, unreadable: 1, ..Dumped::default() },
+            ),
+        ];
+        for (damage, expected) in damages {
+            let mut queue = queue();
+            damage(&mut queue);
+            for format in [Format::Spool, Format::Eml] {
+                let dumped = dump(&mut queue, directory.path(), format, &Selection::default());
+                let dumped = dumped.unwrap();
+                if format == Format::Spool {
+                    assert_eq!(dumped, expected);
+                    assert_eq!(files() as u64, 2 * expected.written);
+                } else {
+                    assert_eq!(files() as u64, dumped.written);
+                }
+                for file in std::fs::read_dir(directory.path()).unwrap() {
+                    std::fs::remove_file(file.unwrap().path()).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
     fn replaces_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(spool::control_name(&queue().entries[0]));
@@ -445,7 +538,7 @@ mod tests {
             ("octets are stored", |q| q.bytes.truncate(9)),
             ("header of", |q| q.entries[0].envelope.header_len = 1000),
             ("are counted", |q| q.counted.0 = 3),
-            ("recipients are there", |q| q.jobs.truncate(2)),
+            ("recipients are there", |q| q.jobs.push(job(3))),
             ("has 0 recipients", |q| q.entries[0].jobs[0].recipients.clear()),
             ("listed after a later message", |q| q.entries.swap(0, 1)),
             ("no report is owed", |q| {

@@ -95,7 +95,10 @@ pub fn check_message(
         owed += job.recipients.iter().filter(|r| is_owed(r)).count() as u64;
         Ok(())
     })?;
-    if recipients != u64::from(entry.recipients_total) {
+    // Of a long list what is closed and reported is gone.
+    let total = u64::from(entry.recipients_total);
+    let right = if entry.jobs.is_empty() { recipients <= total } else { recipients == total };
+    if !right {
         wrong(format!("{recipients} recipients are there, {} are counted", entry.recipients_total));
     }
     if owed == 0 {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use kvmta::cli::spool::{self, BodyLines, Progress};
 use kvmta::mail::job::Entry;
+use kvmta::store::StoreError;
 
 use super::queue::{DumpError, Queue, for_each_job};
 
@@ -71,16 +72,34 @@ impl Target {
     }
 }
 
-/// Body, then control file under the name sendmail gives an unfinished one, then its real name.
+/// What became of a message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Written {
+    /// It is there.
+    Whole,
+    /// Nothing of it is there: nobody is left to get it.
+    Nobody,
+    /// Nothing of it is there: why it cannot be read.
+    Unreadable(String),
+}
+
+/// Body, then control file under the name sendmail gives an unfinished one, then its real name. What is not written whole leaves no
+/// file.
 pub fn dump_message(
     queue: &mut dyn Queue,
     entry: &Entry,
     target: &Target,
-) -> Result<(), DumpError> {
+) -> Result<Written, DumpError> {
     let Group { controls, bodies } = target.group(entry);
     let body_path = bodies.join(spool::body_name(entry));
     let body = create(&body_path)?;
-    let header = copy_body(queue, entry, body, &body_path)?;
+    let header = match copy_body(queue, entry, body, &body_path)? {
+        Ok(header) => header,
+        Err(why) => {
+            remove(&body_path)?;
+            return Ok(Written::Unreadable(why));
+        }
+    };
 
     let mut progress = Progress::default();
     for_each_job::<DumpError>(queue, entry, |job| {
@@ -95,25 +114,44 @@ pub fn dump_message(
     let fail = write_error(&unfinished);
     let mut out = create(&unfinished)?;
     spool::write_envelope(&mut out, entry, &progress).map_err(&fail)?;
+    let mut recipients = 0;
     for_each_job(queue, entry, |job| {
-        spool::write_recipients(&mut out, &entry.envelope, job).map(|_| ()).map_err(&fail)
+        let written = spool::write_recipients(&mut out, &entry.envelope, job);
+        written.map(|written| recipients += written).map_err(&fail)
     })?;
+    if recipients == 0 {
+        // sendmail would take it for one it is through with.
+        drop(out);
+        remove(&unfinished)?;
+        remove(&body_path)?;
+        return Ok(Written::Nobody);
+    }
     spool::write_header(&mut out, &header).map_err(&fail)?;
     finish(out).map_err(&fail)?;
-    std::fs::rename(&unfinished, &path).map_err(write_error(&path))
+    std::fs::rename(&unfinished, &path).map_err(write_error(&path))?;
+    Ok(Written::Whole)
 }
 
-/// Copies the message's body to `out` and returns its header, which comes before it.
+/// A file of a message that is not written after all.
+pub fn remove(path: &Path) -> Result<(), DumpError> {
+    fs::remove_file(path).map_err(write_error(path))
+}
+
+/// Copies the message's body to `out` and returns its header, which comes before it; or why it cannot be read to its end.
 pub fn copy_body(
     queue: &mut dyn Queue,
     entry: &Entry,
     mut out: BufWriter<File>,
     path: &Path,
-) -> Result<Vec<u8>, DumpError> {
+) -> Result<Result<Vec<u8>, String>, DumpError> {
     let fail = write_error(path);
     let (mut header, mut lines, mut offset) = (Vec::new(), BodyLines::default(), 0);
     loop {
-        let piece = queue.bytes(entry, offset)?;
+        let piece = match queue.bytes(entry, offset) {
+            Ok(piece) => piece,
+            Err(error @ StoreError::Damaged { .. }) => return Ok(Err(error.to_string())),
+            Err(error) => return Err(error.into()),
+        };
         if piece.is_empty() {
             break;
         }
@@ -124,9 +162,12 @@ pub fn copy_body(
         lines.write(&mut out, rest).map_err(&fail)?;
         offset += piece.len() as u64;
     }
+    if offset != entry.envelope.size || offset == 0 {
+        return Ok(Err(format!("{offset} octets of it are there, not {}", entry.envelope.size)));
+    }
     lines.end(&mut out).map_err(&fail)?;
     finish(out).map_err(&fail)?;
-    Ok(header)
+    Ok(Ok(header))
 }
 
 /// A new file that only its owner reads; sendmail refuses others.

@@ -82,12 +82,19 @@ impl Holder {
         }
     }
 
-    /// The next octets of a body from `offset` on; empty at its end.
+    /// The next octets of a body from `offset` on; empty at its end. `Damaged` when they cannot be read: other messages can.
     pub fn octets(&mut self, body: &BodyRef, offset: u64) -> Result<Vec<u8>, StoreError> {
-        match self.ask(&Request::Bytes { body: body.clone(), offset })? {
-            Answer::Bytes(bytes) => Ok(bytes),
-            other => unexpected(&other),
-        }
+        let lost = |error: io::Error| StoreError::Unavailable(error.to_string());
+        self.asked.ask(&Request::Bytes { body: body.clone(), offset }).map_err(lost)?;
+        let given = match self.asked.answer().map_err(lost)? {
+            Answer::Bytes(bytes) => bytes,
+            Answer::Failed { text, .. } => {
+                return Err(StoreError::Damaged { what: "its body".into(), detail: text });
+            }
+            other => return unexpected(&other),
+        };
+        self.rest()?;
+        Ok(given)
     }
 
     /// One request with one answer.
@@ -142,6 +149,15 @@ impl Queue for Holder {
             other => unexpected(&other),
         }
     }
+}
+
+/// Whether the message is still in the queue.
+///
+/// # Errors
+/// Of the queue.
+pub fn is_there(queue: &mut dyn Queue, id: QueueId) -> Result<bool, StoreError> {
+    let before = id.as_u64().checked_sub(1).map(QueueId::from_u64);
+    Ok(queue.list(before, 1)?.first().is_some_and(|entry| entry.id == id))
 }
 
 /// Calls `visit` with every message in order.

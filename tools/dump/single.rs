@@ -12,8 +12,9 @@ use kvmta::cli::spool::mbox::MboxLines;
 use kvmta::mail::job::Entry;
 use kvmta::mail::time::Timestamp;
 
-use super::files::{create, finish, write_error};
+use super::files::{Written, create, finish, remove, write_error};
 use super::queue::{DumpError, Queue, for_each_job};
+use kvmta::store::StoreError;
 
 /// Appends a message to an mbox (mboxrd: `From ` at the start of a line gets one `>` more, however many it has).
 ///
@@ -24,7 +25,10 @@ pub fn append(
     entry: &Entry,
     out: &mut BufWriter<File>,
     path: &Path,
-) -> Result<(), DumpError> {
+) -> Result<Written, DumpError> {
+    if let Some(why) = unreadable(queue, entry)? {
+        return Ok(Written::Unreadable(why));
+    }
     let fail = write_error(path);
     let sender = entry.envelope.reverse_path.to_string();
     let sender = if sender.is_empty() { "MAILER-DAEMON".into() } else { sender.replace(' ', "_") };
@@ -33,18 +37,38 @@ pub fn append(
     writeln!(out, "From {sender} {date}").map_err(&fail)?;
     let mut lines = MboxLines::new(out);
     content(queue, entry, &mut lines, path)?;
-    lines.end().map_err(&fail)
+    lines.end().map_err(&fail)?;
+    Ok(Written::Whole)
+}
+
+/// Why nothing of a message can be read; none when it can, or its beginning.
+fn unreadable(queue: &mut dyn Queue, entry: &Entry) -> Result<Option<String>, DumpError> {
+    match queue.bytes(entry, 0) {
+        Ok(piece) if piece.is_empty() => Ok(Some("nothing of it is there".into())),
+        Ok(_) => Ok(None),
+        Err(error @ StoreError::Damaged { .. }) => Ok(Some(error.to_string())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Writes a message to `DIR/ID.eml`, LF line ends.
 ///
 /// # Errors
 /// `Store`, `Write`.
-pub fn eml(queue: &mut dyn Queue, entry: &Entry, directory: &Path) -> Result<(), DumpError> {
+pub fn eml(queue: &mut dyn Queue, entry: &Entry, directory: &Path) -> Result<Written, DumpError> {
     let path = directory.join(format!("{}.eml", entry.id));
     let mut out = create(&path)?;
-    content(queue, entry, &mut out, &path)?;
-    finish(out).map_err(write_error(&path))
+    match content(queue, entry, &mut out, &path) {
+        Ok(()) => {}
+        Err(DumpError::Store(error @ StoreError::Damaged { .. })) => {
+            drop(out);
+            remove(&path)?;
+            return Ok(Written::Unreadable(error.to_string()));
+        }
+        Err(error) => return Err(error),
+    }
+    finish(out).map_err(write_error(&path))?;
+    Ok(Written::Whole)
 }
 
 fn content(
@@ -64,6 +88,10 @@ fn content(
     let (mut lines, mut offset) = (BodyLines::default(), 0);
     loop {
         let piece = queue.bytes(entry, offset)?;
+        if piece.is_empty() && offset != entry.envelope.size {
+            let detail = format!("{offset} octets of it are there, not {}", entry.envelope.size);
+            return Err(StoreError::Damaged { what: "its body".into(), detail }.into());
+        }
         if piece.is_empty() {
             return lines.end(&mut Out(out)).map_err(&fail);
         }
