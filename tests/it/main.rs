@@ -5,6 +5,7 @@ mod dialogue;
 mod dns;
 mod fake;
 mod install;
+mod load;
 mod machine;
 mod route;
 mod server_properties;
