@@ -178,6 +178,37 @@ async fn a_spool_becomes_ours_with_its_state_and_once() {
     assert_eq!(list.held.as_deref(), Some("spam"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_dumped_from_here_is_not_delivered_twice() {
+    let site = Site::new();
+    let control =
+        |to: &str| format!("V8\nT1795328425\nK0\nN0\nP1\nS<a@b.example>\nRPFD:<{to}>\n.\n");
+    site.put("6AMtest00001", &control("x@d.example"));
+    let running = site.start().await;
+    let (queue, spool) = (site.queue(), site.spool());
+    let id = aside({
+        let (queue, spool) = (queue.clone(), spool.clone());
+        move || match &load(&spool, &mut asked(&queue), true)[..] {
+            [Outcome::Loaded(id, _)] => *id,
+            other => panic!("{other:?}"),
+        }
+    })
+    .await;
+    // As a dump names it; and a message of another sender by chance of the same name.
+    site.put(&id.to_string(), &control("x@d.example"));
+    let again = aside({
+        let (queue, spool) = (queue.clone(), spool.clone());
+        move || load(&spool, &mut asked(&queue), true)
+    })
+    .await;
+    let [Outcome::Refused(text, 65)] = &again[..] else { panic!("{again:?}") };
+    assert!(text.contains(&format!("is in it still, as {id}")), "{text}");
+    site.put(&id.to_string(), &control("x@d.example").replace("a@b", "c@b"));
+    let other = aside(move || load(&spool, &mut asked(&queue), true)).await;
+    assert!(matches!(other[..], [Outcome::Loaded(..)]), "{other:?}");
+    assert_eq!(finish(running, &site).await.len(), 2);
+}
+
 fn recipients(count: usize) -> LoadPart {
     let recipient = |n| Recipient {
         address: format!("r{n}@d.example").parse().unwrap(),

@@ -4,6 +4,8 @@
 //! refuses the whole message, which stays where it was: nothing is lost, and nothing is half loaded. Recipients and
 //! octets stream into the store, so neither a long list nor a large body is in memory. Parts are read to the end
 //! also when the message is refused, so the connection goes on with the next one.
+//!
+//! What was dumped from this queue and comes back is still in it: it is refused, or it would be delivered twice.
 
 use std::io;
 
@@ -11,8 +13,8 @@ use super::{Ending, MESSAGE_WAIT, Visit};
 use crate::config::Config;
 use crate::control::proto::{self, Answer, LoadPart, PAGE_MAX};
 use crate::mail::address::ReversePath;
-use crate::mail::envelope::Recipient;
-use crate::mail::job::Destination;
+use crate::mail::envelope::{Envelope, Recipient};
+use crate::mail::job::{Destination, Entry};
 use crate::mail::loading::{Loaded, Loading, ORIGIN_MAX};
 use crate::mail::queue_id::QueueId;
 use crate::route;
@@ -30,6 +32,13 @@ impl Visit {
         if origin.is_empty() || origin.len() > ORIGIN_MAX {
             return self.fail("its origin is too long to be remembered", 65).await;
         }
+        if let Some(id) = self.dumped_from_here(&origin)? {
+            let text = format!(
+                "it was dumped from this queue and is in it still, as {id}: loading it would deliver it twice; \
+                 to go on with these files, remove it here first (kvmta-queue remove {id})"
+            );
+            return self.fail(&text, 65).await;
+        }
         if let Some(id) = self.desk.house.store.loaded(&origin)? {
             self.say(&Answer::Loaded { id, before: true }).await?;
             return self.done(0).await;
@@ -42,6 +51,26 @@ impl Visit {
             }
             Err((text, exit)) => self.fail(&text, exit).await,
         }
+    }
+
+    /// The message in this queue that a spool file is of: same queue ID, second of arrival and sender.
+    fn dumped_from_here(&self, origin: &str) -> Result<Option<QueueId>, StoreError> {
+        let mut words = origin.splitn(4, ' ');
+        let (Some("sendmail"), Some(id), Some(arrival)) =
+            (words.next(), words.next(), words.next())
+        else {
+            return Ok(None);
+        };
+        let (Ok(id), Ok(arrival)) = (id.parse::<QueueId>(), arrival.parse::<u64>()) else {
+            return Ok(None);
+        };
+        let entry = self.desk.house.store.entry(id)?;
+        let sender = words.next().unwrap_or_default();
+        let is_it = |entry: &Entry| {
+            let Envelope { arrival: ours, reverse_path, .. } = &entry.envelope;
+            ours.as_secs() == arrival / 1000 && reverse_path.to_string() == sender
+        };
+        Ok(entry.filter(is_it).map(|entry| entry.id))
     }
 
     async fn parts(&mut self, origin: &str) -> Result<Result<(QueueId, bool), Refusal>, Ending> {
@@ -78,8 +107,10 @@ impl Visit {
             Loaded::Before(id) => (id, true),
             Loaded::Now(id) => {
                 house.maillog.accepted(id, &envelope, recipients, None);
-                let whom = format!("{} from {origin}", self.user().name);
-                house.maillog.operated(id, "loaded", &whom);
+                // The spool and its name for the message: the rest is in the line of its acceptance.
+                let from: Vec<&str> = origin.split(' ').take(2).collect();
+                let from = from.join(" ").replace(|c: char| c.is_control(), "?");
+                house.maillog.operated(id, &format!("loaded ({from})"), &self.user().name);
                 (id, false)
             }
         }))
