@@ -37,7 +37,7 @@ use dump::files::{Target, Written, create, dump_message, finish, write_error};
 use dump::progress::Progress;
 use dump::queue::{DumpError, Holder, Queue, for_each, for_each_job, is_there};
 use dump::{backup, single};
-use kvmta::cli::ask::{self, Connected};
+use kvmta::cli::ask::{self, Connected, Unanswered};
 use kvmta::config::Config;
 use kvmta::config::locate::{Facts, locate};
 use kvmta::config::raw::Setting;
@@ -135,7 +135,7 @@ fn run(args: Args) -> Result<ExitCode, DumpError> {
     let config = Arc::new(config(args.queue)?);
     let log = |_| Maillog::discard();
     let Connected { stream, held } = ask::connect(&config, &log)
-        .map_err(|unanswered| StoreError::Unavailable(unanswered.text))?;
+        .map_err(|Unanswered { text, exit }| DumpError::Unanswered { text, exit: exit.code() })?;
     let asked = client::ask(stream, &Request::Count).map_err(DumpError::Start)?;
     let mut queue = Holder { asked };
     queue.rest()?;

@@ -423,8 +423,9 @@ impl Tally {
 fn restore(from: &Path, to: &Path) -> Result<u8, Failure> {
     let failed = |error: StoreError| match error {
         StoreError::Missing(_) => {
-            let text = "no complete backup in";
-            (format!("{text} {}: nothing was written", from.display()), 66)
+            let from = from.display();
+            let text = "nothing was written; name a directory that kvmta-dump --backup has filled";
+            (format!("no complete backup in {from}: {text}"), 66)
         }
         StoreError::Full => (format!("{error}; remove {} and try again", to.display()), 73),
         other => (other.to_string(), if matches!(other, StoreError::Locked(_)) { 75 } else { 73 }),

@@ -1,6 +1,7 @@
 //! Loading by the control socket: spool files, the asking end, the socket, the answering end and the store, in one process. Only
 //! the outside world is not there.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -11,10 +12,11 @@ use kvmta::cli::load::files::{Found, walk};
 use kvmta::cli::load::one::{self, Manner, Outcome};
 use kvmta::config::Config;
 use kvmta::control::client::{self, Asked};
-use kvmta::control::proto::{Answer, LoadPart, Request};
+use kvmta::control::proto::{Answer, Deed, LoadPart, Request, Show};
 use kvmta::mail::address::ReversePath;
 use kvmta::mail::envelope::{BodyType, Envelope, Notify, Recipient, RecipientState, TimeoutClass};
-use kvmta::mail::job::Entry;
+use kvmta::mail::filter::Filter;
+use kvmta::mail::job::{Entry, EntryJob};
 use kvmta::mail::loading::{Attempts, Loading};
 use kvmta::mail::queue_id::QueueId;
 use kvmta::mail::time::Timestamp;
@@ -112,6 +114,38 @@ fn load(spool: &Path, asked: &mut Asked, remove: bool) -> Vec<Outcome> {
     outcomes
 }
 
+/// How many different recipients a listing with all of them names of each message.
+fn listed(asked: &mut Asked) -> Vec<usize> {
+    let (filter, deed, show) = (Filter::default(), Deed::Look, Show::Recipients);
+    asked.ask(&Request::Operate { filter, deed, rehearse: true, show }).unwrap();
+    let mut messages: Vec<BTreeSet<String>> = Vec::new();
+    let named = |message: &mut BTreeSet<String>, job: &EntryJob| {
+        for recipient in &job.recipients {
+            assert!(message.insert(recipient.address.to_string()), "{} twice", recipient.address);
+        }
+    };
+    loop {
+        match asked.answer().unwrap() {
+            Answer::Entries(entries) => {
+                for entry in entries {
+                    let mut message = BTreeSet::new();
+                    entry.jobs.iter().for_each(|job| named(&mut message, job));
+                    messages.push(message);
+                }
+            }
+            Answer::Jobs(jobs) => {
+                let message = messages.last_mut().unwrap();
+                jobs.iter().for_each(|job| named(message, job));
+            }
+            answer if answer.is_last() => break,
+            _ => {}
+        }
+    }
+    let mut counts: Vec<usize> = messages.iter().map(BTreeSet::len).collect();
+    counts.sort();
+    counts
+}
+
 async fn finish(running: Running, site: &Site) -> Vec<Entry> {
     running.stop().await.unwrap();
     let store = site.open();
@@ -155,6 +189,7 @@ async fn a_spool_becomes_ours_with_its_state_and_once() {
             assert_eq!(before.iter().filter(known).count(), 2, "{before:?}");
             assert_eq!(count(&mut link), 2);
         }
+        assert_eq!(listed(&mut asked(&queue)), [2, 2500], "a listing names everybody");
         let left = |kind: &str| std::fs::read_dir(spool.join(kind)).unwrap().count();
         assert_eq!((left("qf"), left("df")), (1, 1), "the torn one stays");
         ids

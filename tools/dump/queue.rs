@@ -20,8 +20,19 @@ pub enum DumpError {
     /// The queue could not be read.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// Nobody answers for the queue.
+    #[error("{text}")]
+    Unanswered {
+        /// What, and what next.
+        text: String,
+        /// Of sysexits(3).
+        exit: u8,
+    },
     /// A file could not be written.
-    #[error("cannot write {path}: {source}; what was written before it is complete")]
+    #[error(
+        "cannot write {path}: {source}{}; what was written before it is complete",
+        hint(source)
+    )]
     Write {
         /// Which.
         path: PathBuf,
@@ -40,9 +51,22 @@ impl DumpError {
             DumpError::Store(StoreError::Missing(_)) => 66,
             DumpError::Store(StoreError::OtherFormat { .. } | StoreError::Damaged { .. }) => 65,
             DumpError::Store(_) => 75,
+            DumpError::Unanswered { exit, .. } => *exit,
             DumpError::Write { .. } => 73,
             DumpError::Start(_) => 71,
         }
+    }
+}
+
+/// What to do about it.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            " and is not replaced: name an empty directory or a new file"
+        }
+        io::ErrorKind::NotFound => ": make the directory first (mkdir -m 700)",
+        io::ErrorKind::StorageFull => ": make room, empty the directory and dump again",
+        _ => "",
     }
 }
 

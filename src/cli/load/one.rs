@@ -65,16 +65,12 @@ pub fn load(
     manner: &Manner,
     tell: &mut dyn FnMut(Outcome),
 ) -> io::Result<()> {
-    let opened = match open(message) {
-        Ok(Opened::Ready(opened)) => opened,
-        Ok(Opened::Locked(why)) => return Ok(tell(Outcome::Locked(why))),
-        Err(unreadable) => return Ok(tell(Outcome::Unreadable(unreadable))),
-    };
-    let read =
-        scan(message, &opened, manner).and_then(|scanned| Ok((scanned.copies(&opened)?, scanned)));
-    let (copies, scanned) = match read {
+    let (opened, scanned, copies) = match read(message, manner) {
         Ok(read) => read,
-        Err(unreadable) => return Ok(tell(Outcome::Unreadable(unreadable))),
+        Err(outcome) => {
+            tell(outcome);
+            return Ok(());
+        }
     };
     let mut durable = true;
     for copy in &copies {
@@ -104,6 +100,17 @@ pub fn load(
         }
     }
     Ok(())
+}
+
+/// Locks a message and reads what is to be loaded of it.
+fn read(message: &Message, manner: &Manner) -> Result<(Files, Scanned, Vec<Copy>), Outcome> {
+    let opened = match open(message).map_err(Outcome::Unreadable)? {
+        Opened::Ready(opened) => opened,
+        Opened::Locked(why) => return Err(Outcome::Locked(why)),
+    };
+    let scanned = scan(message, &opened, manner).map_err(Outcome::Unreadable)?;
+    let copies = scanned.copies(&opened).map_err(Outcome::Unreadable)?;
+    Ok((opened, scanned, copies))
 }
 
 /// Everything that goes with a message, the file that names the others first: what is left then is nobody's.

@@ -67,11 +67,11 @@ fn control(file: &[u8]) -> Told {
     Ok((sent, taken, scanned.head))
 }
 
+/// Shows records from the first on to whoever reads them.
+type Show<'a> = dyn Fn(&mut dyn FnMut(&mut dyn Records)) + 'a;
+
 /// Each copy of a message.
-fn copies(
-    place: &Place,
-    records: &dyn Fn(&mut dyn FnMut(&mut dyn Records)),
-) -> Result<Vec<(Sent, Taken, Head)>, String> {
+fn copies(place: &Place, records: &Show<'_>) -> Result<Vec<(Sent, Taken, Head)>, String> {
     let mut scanned = None;
     records(&mut |records| scanned = Some(postfix::scan(records, "DE4EA9D80D8", place, now())));
     let scanned = scanned.unwrap().map_err(|unreadable| unreadable.to_string())?;

@@ -186,7 +186,11 @@ fn routed(config: &Config, recipient: Recipient) -> Result<(Destination, Recipie
         Ok(destination) => Ok((destination, Recipient { address, ..recipient })),
         Err(reply) => {
             let exit = if reply.code < 500 { 75 } else { 67 };
-            Err((format!("no way to recipient {shown}: {}", reply.text()), exit))
+            let text = format!(
+                "no way to recipient {shown}: {}; let the other program deliver it, or give this configuration a way for it",
+                reply.text()
+            );
+            Err((text, exit))
         }
     }
 }
