@@ -67,7 +67,7 @@ struct Args {
     /// Copy the store as it is at this instant into an empty or new directory.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["target", "selection"])]
     backup: Option<PathBuf>,
-    /// `QDIR`: the queue directory [default: as kvmta's].
+    /// The queue directory behind a Q, as for sendmail: -oQ/var/spool/kvmta [default: as kvmta's].
     #[arg(short = 'o', value_name = "QDIR", value_parser = queue_option)]
     queue: Option<PathBuf>,
     /// What to write.

@@ -51,7 +51,7 @@ Examples:
 #[derive(Parser)]
 #[command(name = "kvmta-load", version, after_help = EXAMPLES)]
 struct Args {
-    /// `QDIR`: the queue directory [default: as kvmta's].
+    /// The queue directory behind a Q, as for sendmail: -oQ/var/spool/kvmta [default: as kvmta's].
     #[arg(short = 'o', value_name = "QDIR", value_parser = queue_option)]
     queue: Option<String>,
     /// The configuration file, when no daemon runs [default: as kvmta's].
