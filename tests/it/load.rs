@@ -272,6 +272,7 @@ fn end(size: usize) -> LoadPart {
         size: size as u64,
         body_lines: 2,
         relay_override: None,
+        deliver_by: None,
     };
     LoadPart::End(Box::new(Loading {
         envelope,

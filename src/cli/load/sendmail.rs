@@ -13,7 +13,7 @@
 use std::io::{self, BufRead, Read};
 
 use super::content::Content;
-use super::unkept::{DeliverBy, auth_of, deliver_by_of};
+use super::unkept::{GivenBy, auth_of, deliver_by_of};
 use super::{
     Fault, Head, Parts, Sent, Unreadable, check_id, envid_of, orcpt_of, state_of, text_of, time_of,
 };
@@ -85,7 +85,7 @@ enum Line<'a> {
     Sender(&'a str),
     Envid(&'a str),
     Auth(String),
-    DeliverBy(DeliverBy),
+    GivenBy(GivenBy),
     Controlling,
     Orcpt(&'a str),
     Recipient(&'a str),
@@ -165,7 +165,7 @@ pub fn scan(
                 head.recipients = head.recipients.saturating_add(1);
             }
             Line::Auth(auth) => head.extras.auth = Some(auth),
-            Line::DeliverBy(by) => head.extras.deliver_by = Some(by),
+            Line::GivenBy(by) => head.extras.deliver_by = Some(by),
             Line::Controlling => head.extras.has_controlling_users = true,
             Line::Header(_) => {}
             Line::End => {}
@@ -409,7 +409,7 @@ fn parse(line: &[u8]) -> Result<Line<'_>, String> {
         return Ok(Line::Dropped);
     }
     if letter == b'!' {
-        return Ok(Line::DeliverBy(deliver_by_of(value)?));
+        return Ok(Line::GivenBy(deliver_by_of(value)?));
     }
     if value.contains(&0) {
         return Err("a zero octet".into());

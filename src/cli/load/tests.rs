@@ -136,6 +136,9 @@ fn shown(read: Told) -> String {
         attempts.status,
         envelope.is_report()
     );
+    if let Some(by) = envelope.deliver_by {
+        text += &format!("{by:?}\n");
+    }
     if !unkept.is_empty() {
         text += &format!("not kept: {}\n", unkept.join(", "));
     }

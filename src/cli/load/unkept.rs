@@ -3,21 +3,32 @@
 //! Here is the one place where what a spool has becomes a part of the envelope or is named as not kept ([`Extras::keep`]).
 
 use crate::mail::address::ReversePath;
-use crate::mail::envelope::Envelope;
+use crate::mail::envelope::{ByMode, DeliverBy, Envelope};
 use crate::smtp::extension::is_xtext;
 
 /// Longest AUTH= value: that of a MAIL command (RFC 4954 5 adds 500 octets to it).
 const AUTH_MAX: usize = 500;
 
-/// BY of MAIL (RFC 2852 4).
+/// BY of MAIL (RFC 2852 4) as another spool has it, its time perhaps out of our range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DeliverBy {
+pub struct GivenBy {
     /// Seconds after the arrival; negative when the time was over at once.
     pub seconds: i64,
-    /// Give it up then, rather than only tell the sender of the delay.
-    pub returns: bool,
+    /// What happens then.
+    pub mode: ByMode,
     /// Tell the sender of each host it is handed on to.
-    pub traces: bool,
+    pub trace: bool,
+}
+
+impl GivenBy {
+    /// What an envelope can hold of it: by-mode R needs a time to come (RFC 2852 4.1.2).
+    fn kept(self) -> Option<DeliverBy> {
+        let GivenBy { seconds, mode, trace } = self;
+        let seconds = i32::try_from(seconds).ok()?;
+        let fits = seconds.unsigned_abs() <= DeliverBy::SECONDS_MAX.unsigned_abs()
+            && (seconds > 0 || mode == ByMode::Notify);
+        fits.then_some(DeliverBy { seconds, mode, trace })
+    }
 }
 
 /// What the other spool has beside what every envelope has.
@@ -26,7 +37,7 @@ pub struct Extras {
     /// AUTH of MAIL (RFC 4954 5), as xtext.
     pub auth: Option<String>,
     /// BY of MAIL.
-    pub deliver_by: Option<DeliverBy>,
+    pub deliver_by: Option<GivenBy>,
     /// Recipients that came from an alias, a .forward or a list, to be delivered to as that one's owner (sendmail's C lines).
     pub has_controlling_users: bool,
     /// It was not through Postfix's cleanup: no address was rewritten or exchanged (canonical, virtual, always_bcc).
@@ -39,9 +50,15 @@ impl Extras {
     /// Puts what there is a place for into the envelope; gives the names of the rest.
     pub fn keep(&self, envelope: &mut Envelope) -> Vec<String> {
         let mut unkept = Vec::new();
-        if let Some(DeliverBy { seconds, returns, traces }) = self.deliver_by {
-            let mode = if returns { 'R' } else { 'N' };
-            let trace = if traces { "T" } else { "" };
+        envelope.deliver_by = self.deliver_by.and_then(GivenBy::kept);
+        if let (Some(GivenBy { seconds, mode, trace }), None) =
+            (self.deliver_by, envelope.deliver_by)
+        {
+            let mode = match mode {
+                ByMode::Return => 'R',
+                ByMode::Notify => 'N',
+            };
+            let trace = if trace { "T" } else { "" };
             unkept.push(format!("DELIVERBY (BY={seconds};{mode}{trace})"));
         }
         if let Some(auth) =
@@ -83,7 +100,7 @@ pub fn auth_of(text: &str) -> Result<String, &'static str> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn deliver_by_of(value: &[u8]) -> Result<DeliverBy, &'static str> {
+pub fn deliver_by_of(value: &[u8]) -> Result<GivenBy, &'static str> {
     const NOTIFY: u8 = 1;
     const RETURN: u8 = 2;
     const TRACE: u8 = 16;
@@ -96,5 +113,6 @@ pub fn deliver_by_of(value: &[u8]) -> Result<DeliverBy, &'static str> {
     }
     let seconds = std::str::from_utf8(seconds).ok().and_then(|text| text.parse().ok());
     let seconds = seconds.ok_or("DELIVERBY without a time")?;
-    Ok(DeliverBy { seconds, returns: mode == RETURN, traces: flags & TRACE != 0 })
+    let mode = if mode == RETURN { ByMode::Return } else { ByMode::Notify };
+    Ok(GivenBy { seconds, mode, trace: flags & TRACE != 0 })
 }
