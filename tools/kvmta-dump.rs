@@ -139,7 +139,7 @@ fn run(args: Args) -> Result<ExitCode, DumpError> {
     let asked = client::ask(stream, &Request::Count).map_err(DumpError::Start)?;
     let mut queue = Holder { asked };
     queue.rest()?;
-    let selection = Selection { terms: args.selection };
+    let selection = Selection { terms: args.selection, lost: false };
     let result = match (&args.backup, &args.target) {
         (Some(directory), _) => backup::backup(&mut queue, directory).map(|copied| {
             let backup::Copied { rows, bodies, octets } = copied;
@@ -393,6 +393,7 @@ mod tests {
             body,
             jobs,
             recipients_total,
+            lost: false,
             in_flight: false,
         }
     }
@@ -442,7 +443,7 @@ mod tests {
     #[test]
     fn writes_what_is_asked_for_in_other_forms() {
         let directory = tempfile::tempdir().unwrap();
-        let selection = Selection { terms: vec![term("Rr2").unwrap()] };
+        let selection = Selection { terms: vec![term("Rr2").unwrap()], lost: false };
         let mut queue = queue();
         let eml = dump(&mut queue, directory.path(), Format::Eml, &selection).unwrap();
         let path = directory.path().join("all.mbox");

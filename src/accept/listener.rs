@@ -259,13 +259,14 @@ pub async fn serve(
             Ok((stream, address)) => {
                 let stop = session_stop.clone();
                 let load = acceptor.world.load.average();
-                if acceptor.config.load.refuses(load) {
+                let limits = acceptor.config.load_at(&listener.daemon);
+                if limits.refuses(load) {
                     refusing.refuse(stream, load, &listener.daemon, &acceptor);
                     continue;
                 }
                 refusing.ends(&listener.daemon, &acceptor);
                 take(stream, address, &listener.daemon, &acceptor, &sessions, stop);
-                if acceptor.config.load.delays(load) {
+                if limits.delays(load) {
                     tokio::select! {
                         () = stop_of(&session_stop) => return,
                         () = sleep(DELAY) => {}

@@ -18,6 +18,7 @@ use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use tokio::sync::{mpsc, watch};
@@ -27,6 +28,7 @@ use crate::mail::envelope::Envelope;
 use crate::mail::queue_id::QueueId;
 use crate::mail::selection::Selection;
 use crate::mail::status::Reply;
+use crate::mail::time::Timestamp;
 use crate::smtp::server::{Parting, Settings};
 use crate::store::{Accepted, Store, StoreError};
 use crate::world::{Stream, TlsAccept, TlsFacts, World};
@@ -42,6 +44,7 @@ pub struct Acceptor {
     etrn: mpsc::Sender<Selection>,
     events: Events,
     zone: TimeZone,
+    interval: Option<Duration>,
 }
 
 /// Hears what happens. It must not block for long: it is called in the middle of sessions.
@@ -154,7 +157,26 @@ impl Acceptor {
             etrn: outlets.etrn,
             events: outlets.events,
             zone: TimeZone::system(),
+            interval: None,
         }
+    }
+
+    /// The same, of a daemon that runs its queue this often (`-q15m`): what is only queued waits as long.
+    pub fn running_every(self, interval: Option<Duration>) -> Acceptor {
+        Acceptor { interval, ..self }
+    }
+
+    /// How often the queue is run; none: by explicit runs alone.
+    pub fn interval(&self) -> Option<Duration> {
+        self.interval
+    }
+
+    /// The next run of the queue at the latest, for mail that comes now and is only queued; none when whatever is new waits for it
+    /// anyway, as DeliveryMode says.
+    pub fn next_queue_run(&self) -> Option<Timestamp> {
+        let now = self.world.clock.now();
+        let next = self.interval.map_or(Timestamp::MAX, |interval| now.after(interval));
+        self.config.delivery_mode.is_immediate().then_some(next)
     }
 
     /// Speaks SMTP with `caller` over `stream` until one of them ends it, or `stop` turns true: then the session

@@ -214,7 +214,8 @@ impl<'a> Session<'a> {
     fn note_load(&mut self) {
         let config = &self.acceptor.config;
         let load = self.acceptor.world.load.average();
-        let (slow, resting) = (config.load.delays(load), config.rests_for_load(load));
+        let limits = config.load_at(&self.caller.daemon);
+        let (slow, resting) = (limits.delays(load), config.rests_for_load(load));
         if (slow, resting) != self.strain {
             self.strain = (slow, resting);
             self.tell_server(Input::Strain { slow, resting });
@@ -463,12 +464,16 @@ impl<'a> Session<'a> {
             let asked = intake.ask_for_receipts().await;
             asked.map_err(|error| self.trouble(Some(id), &error))?;
         }
+        let is_tried = self.is_tried_at_once(&envelope);
+        if let (false, Some(due)) = (is_tried, self.acceptor.next_queue_run()) {
+            intake.postpone(due);
+        }
         let shown = envelope.clone();
         match intake.accept(envelope, None).await {
             Ok(accepted) => {
                 let daemon = &self.caller.daemon;
                 self.acceptor.tell(Event::Accepted { id, envelope: &shown, recipients, daemon });
-                if self.acceptor.config.delivery_mode.is_immediate() {
+                if is_tried {
                     // A queue that is busy or gone finds the message in the store.
                     let _ = self.acceptor.wake.try_send(accepted);
                 }
@@ -476,6 +481,14 @@ impl<'a> Session<'a> {
             }
             Err(error) => Err(self.trouble(Some(id), &error)),
         }
+    }
+
+    /// Whether it is tried as soon as it is taken: DeliveryMode and queueLA= of the port. QueueLA is the queue's to heed.
+    fn is_tried_at_once(&self, envelope: &Envelope) -> bool {
+        let (config, port) = (&self.acceptor.config, &self.caller.daemon);
+        let load = self.acceptor.world.load.average();
+        config.delivery_mode_at(port).is_immediate()
+            && !config.waits_for_load_at(port, envelope.priority, load)
     }
 
     fn envelope(&self, transaction: &Transaction, arrived: Arrived) -> Envelope {

@@ -113,6 +113,11 @@ impl Submitting {
         })
     }
 
+    /// It is only queued (DeliveryMode q): nobody tries it before `due`, but for explicit runs.
+    pub fn postpone(&mut self, due: Timestamp) {
+        self.intake.postpone(due);
+    }
+
     /// The next octets, as the program wrote them.
     ///
     /// # Errors

@@ -87,10 +87,8 @@ pub enum Mode {
     },
     /// -bp
     ListQueue {
-        /// -qI -qR -qS -qQ
+        /// -qI -qR -qS -qQ -qL
         selection: Selection,
-        /// -qL: lost messages, of which a store has none.
-        lost: bool,
     },
     /// -bP
     CountQueue,
@@ -424,7 +422,7 @@ impl Reading {
                 run_now: queue.asked && queue.pace.is_none(),
             },
             'p' if quarantine.is_some() => return wrong("Can not use -Q with -bp"),
-            'p' => Mode::ListQueue { selection: queue.selection, lost: queue.lost },
+            'p' => Mode::ListQueue { selection: Selection { lost: queue.lost, ..queue.selection } },
             'P' => Mode::CountQueue,
             'm' if queue.asked || quarantine.is_some() => self.queue_run(queue, quarantine)?,
             'm' => Mode::Submit(self.submission()?),
@@ -473,7 +471,9 @@ impl Reading {
                 let reason = (reason != ".").then_some(reason);
                 Ok(Mode::Quarantine { selection, reason })
             }
-            _ if lost => wrong("-qL: this queue has no lost messages; -qQ selects the held ones"),
+            _ if lost => wrong(
+                "-qL: what cannot be read cannot be tried; mailq -qL shows it, kvmta-queue remove forgets it",
+            ),
             (None, Some(_)) if selection.is_limited() => {
                 wrong("a queue run that repeats can not be limited by -qI, -qR, -qS or -qQ")
             }

@@ -145,7 +145,7 @@ pub async fn start(
         }),
     };
     let (houses, furnished) = watch::channel(house.clone());
-    let (acceptors, _) = watch::channel(acceptor(&house, tls, &outlets));
+    let (acceptors, _) = watch::channel(acceptor(&house, tls, &outlets, interval));
     let sources = Sources { accepted, runs, houses: furnished, stop: stopped.clone() };
     let initiative = match kind {
         Kind::Daemon => Initiative::Due,
@@ -232,7 +232,8 @@ impl Running {
         let tls = server_tls(&config)?;
         let House { store, maillog, .. } = self.house.clone();
         let house = furnish(config, world, store, maillog);
-        let acceptor = acceptor(&house, tls, &self.outlets);
+        let interval = self.acceptors.borrow().interval();
+        let acceptor = acceptor(&house, tls, &self.outlets, interval);
         let listeners = self.listen(&ports)?;
         let before = self.desks.borrow().clone();
         self.desks.send_replace(Arc::new(Desk {
@@ -322,9 +323,15 @@ fn furnish(config: Arc<Config>, world: World, store: Store, maillog: Maillog) ->
     House { config, store, world, mailers, maillog }
 }
 
-fn acceptor(house: &House, tls: Option<Arc<dyn TlsAccept>>, outlets: &Outlets) -> Arc<Acceptor> {
+fn acceptor(
+    house: &House,
+    tls: Option<Arc<dyn TlsAccept>>,
+    outlets: &Outlets,
+    interval: Option<Duration>,
+) -> Arc<Acceptor> {
     let House { config, world, store, .. } = house.clone();
-    Arc::new(Acceptor::new(config, world, store, tls, outlets.clone()))
+    let acceptor = Acceptor::new(config, world, store, tls, outlets.clone());
+    Arc::new(acceptor.running_every(interval))
 }
 
 fn mailers_fresh(house: &House) -> JoinHandle<()> {

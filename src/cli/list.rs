@@ -56,12 +56,6 @@ pub fn list(config: &Arc<Config>, selection: Selection, now: Timestamp, log: Log
     ask::finish(result)
 }
 
-/// `-bp -qL`: lost messages, of which a store has none.
-pub fn lost(config: &Config) -> Exit {
-    let text = format!("{} is empty\n\t\tTotal requests: 0\n", config.queue_directory.display());
-    super::print(&text)
-}
-
 fn print(
     config: &Config,
     selection: Selection,

@@ -2,7 +2,9 @@
 //!
 //! Monitoring parses this text, so every column is where sendmail 8.17 has it. The listing streams: a heading with
 //! the count, one block of lines for each message, a last line. Addresses stand without angle brackets; the null
-//! reverse-path stands as MAILER-DAEMON. The one line that sendmail does not have says how many recipients a list
+//! reverse-path stands as MAILER-DAEMON. A lost message (`?`) is one whose record cannot be read: its row has what its queue ID
+//! tells, no sender, and why. sendmail shows its own (Qf files) with -qL alone; here they stand in a plain listing as well,
+//! as somebody has to know of them. The one line that sendmail does not have says how many recipients a list
 //! has that is too long to be read with its message.
 
 use std::io::{self, BufWriter, Write};
@@ -129,6 +131,7 @@ impl<W: Write> Listing<W> {
         let line = &mut self.line;
         write!(line, "{}", entry.id)?;
         line.push(match () {
+            () if entry.lost => b'?',
             () if entry.in_flight => b'*',
             () if is_young(&self.view, entry) => b'-',
             () if self.view.priority_max.is_some_and(|max| priority > max) => b'X',
@@ -145,6 +148,8 @@ impl<W: Write> Listing<W> {
         }
         line.push(b' ');
         let sender = match &envelope.reverse_path {
+            // It is not known.
+            _ if entry.lost => "",
             ReversePath::Null => "MAILER-DAEMON",
             ReversePath::Mailbox(address) => address.as_str(),
         };
@@ -156,7 +161,8 @@ impl<W: Write> Listing<W> {
     /// Why it is held, body type and status: lines that stand only when there is something to say.
     fn trouble(&mut self, entry: &Entry, cut: &Cut) {
         let line = &mut self.line;
-        if let Some(reason) = &entry.held {
+        let lost = entry.held.as_deref().filter(|_| entry.lost);
+        if let Some(reason) = entry.held.as_deref().filter(|_| !entry.lost) {
             line.extend_from_slice(b"     QUARANTINE: ");
             line.extend_from_slice(shortened(reason, cut.text).as_bytes());
             line.push(b'\n');
@@ -165,7 +171,7 @@ impl<W: Write> Listing<W> {
             BodyType::SevenBit => b"          ",
             BodyType::EightBitMime => b"  8BITMIME",
         };
-        let status = entry.status();
+        let status = lost.or_else(|| entry.status());
         if status.is_some() || entry.envelope.body_type == BodyType::EightBitMime {
             line.extend_from_slice(b"    ");
             line.extend_from_slice(body_type);

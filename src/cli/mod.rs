@@ -149,8 +149,7 @@ fn run(mut invocation: Invocation, arguments: Vec<OsString>) -> Exit {
             };
             queue::run(&Arc::new(config.clone()), run, &log)
         }
-        Mode::ListQueue { lost: true, .. } => list::lost(&config),
-        Mode::ListQueue { selection, .. } => {
+        Mode::ListQueue { selection } => {
             list::list(&Arc::new(config.clone()), selection, now(), &log)
         }
         Mode::CountQueue => list::count(&Arc::new(config.clone()), &log),

@@ -16,6 +16,17 @@ pub struct LoadLimits {
     pub delay: u32,
 }
 
+/// What one port does instead (queueLA=, refuseLA=, delayLA= of DaemonPortOptions); none: as the option of this name says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PortLoad {
+    /// From here what comes this way is only queued. Beyond QueueLA, which holds for the whole queue, it says nothing.
+    pub queue: Option<u32>,
+    /// From here its connections are refused; 0 never.
+    pub refuse: Option<u32>,
+    /// From here its connections and commands wait a second; 0 never.
+    pub delay: Option<u32>,
+}
+
 impl LoadLimits {
     /// The same with sendmail's defaults for what is not set: eight and twelve for each processor.
     pub fn of_this_machine(self) -> LoadLimits {
@@ -40,9 +51,29 @@ impl LoadLimits {
 }
 
 impl Config {
+    /// The limits for connections of the port of this name.
+    pub fn load_at(&self, port: &str) -> LoadLimits {
+        let own = self.port(port).map(|port| port.load).unwrap_or_default();
+        LoadLimits {
+            queue: self.load.queue,
+            refuse: own.refuse.or(self.load.refuse),
+            delay: own.delay.unwrap_or(self.load.delay),
+        }
+    }
+
+    /// Whether a message of this priority that comes through this port is only queued at this load because of the port's own queueLA.
+    pub fn waits_for_load_at(&self, port: &str, priority: i64, load: u32) -> bool {
+        let own = self.port(port).and_then(|port| port.load.queue);
+        self.priority_from(own, load).is_some_and(|max| priority > max)
+    }
+
     /// The priority above which mail is only queued at this load: QueueFactor / (load - QueueLA + 1); none below QueueLA.
     pub fn priority_max(&self, load: u32) -> Option<i64> {
-        let over = load.checked_sub(self.load.queue?)?;
+        self.priority_from(self.load.queue, load)
+    }
+
+    fn priority_from(&self, limit: Option<u32>, load: u32) -> Option<i64> {
+        let over = load.checked_sub(limit?)?;
         Some(self.priority.queue / (i64::from(over) + 1))
     }
 
@@ -85,6 +116,24 @@ mod tests {
         // sendmail: 0 is not "never".
         config.load.queue = Some(0);
         assert!(config.waits_for_load(600_001, 0));
+    }
+
+    #[test]
+    fn a_port_may_have_limits_of_its_own() {
+        use crate::config::Daemon;
+        let mut config = Config::default();
+        config.load = LoadLimits { queue: Some(20), refuse: Some(12), delay: 5 };
+        let mut busy = Daemon::at("MSA", "127.0.0.1:587".parse().unwrap());
+        busy.load = PortLoad { queue: Some(8), refuse: Some(30), delay: Some(0) };
+        config.daemons = vec![Daemon::at("MTA", "127.0.0.1:25".parse().unwrap()), busy];
+        for (port, refuses, delays, waits) in
+            [("MTA", true, true, false), ("MSA", false, false, true), ("stdin", true, true, false)]
+        {
+            let limits = config.load_at(port);
+            assert_eq!((limits.refuses(12), limits.delays(12)), (refuses, delays), "{port}");
+            assert_eq!(config.waits_for_load_at(port, 600_000, 12), waits, "{port}");
+        }
+        assert!(!config.waits_for_load_at("MSA", 120_000, 12));
     }
 
     #[test]

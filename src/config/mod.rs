@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use crate::mail::address::Address;
 use crate::mail::job::Mailer;
-pub use load::LoadLimits;
+pub use load::{LoadLimits, PortLoad};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -224,6 +224,10 @@ pub struct Daemon {
     pub etrn: bool,
     /// STARTTLS is offered when there is a certificate; modifier S takes it away.
     pub starttls: bool,
+    /// queueLA=, refuseLA=, delayLA=.
+    pub load: PortLoad,
+    /// DeliveryMode= of what comes this way; none: as the option says.
+    pub delivery_mode: Option<DeliveryMode>,
 }
 
 impl Daemon {
@@ -236,6 +240,8 @@ impl Daemon {
             optional: false,
             etrn: true,
             starttls: true,
+            load: PortLoad::default(),
+            delivery_mode: None,
         }
     }
 }
@@ -428,6 +434,16 @@ pub struct Privacy {
 }
 
 impl Config {
+    /// The port of this name; none for local programs. Of several the first.
+    fn port(&self, name: &str) -> Option<&Daemon> {
+        self.daemons.iter().find(|daemon| daemon.name == name)
+    }
+
+    /// DeliveryMode of what comes through the port of this name.
+    pub fn delivery_mode_at(&self, port: &str) -> DeliveryMode {
+        self.port(port).and_then(|port| port.delivery_mode).unwrap_or(self.delivery_mode)
+    }
+
     /// Whether mail for this mailer is tried in queue runs alone (HoldExpensive).
     pub fn is_held_for_runs(&self, mailer: Mailer) -> bool {
         self.hold_expensive && self.expensive_mailers.contains(&mailer)

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::Daemon;
 use super::options::Draft;
 use super::value::{self, ValueError};
+use super::{Daemon, DeliveryMode};
 
 /// One listener from `Port=2525, Addr=127.0.0.1, Name=MTA`.
 ///
@@ -26,7 +26,12 @@ pub fn daemon(text: &str, remarks: &mut Vec<String>) -> Result<Daemon, ValueErro
             'L' | 'l' => daemon.backlog = value::number(value, 1, 65_535)? as u32,
             'M' | 'm' => modify(&mut daemon, value, remarks)?,
             'I' | 'i' if value.is_empty() => {}
-            'C' | 'c' | 'D' | 'd' | 'I' | 'i' | 'Q' | 'q' | 'R' | 'r' | 'S' | 's' => {
+            'Q' | 'q' => daemon.load.queue = Some(load(value)?),
+            // These two names begin alike: of their first letters the small one counts, as in sendmail.
+            'D' | 'd' if begins(key, "delayLA", 'd') => daemon.load.delay = Some(load(value)?),
+            'D' | 'd' => daemon.delivery_mode = Some(delivery_mode(value)?),
+            'R' | 'r' if begins(key, "refuseLA", 'r') => daemon.load.refuse = Some(load(value)?),
+            'C' | 'c' | 'I' | 'i' | 'R' | 'r' | 'S' | 's' => {
                 remarks.push(format!("{key}= has no effect on a single port"));
             }
             _ => return Err(unknown(key)),
@@ -113,10 +118,34 @@ fn pairs(text: &str) -> impl Iterator<Item = (Result<&str, ValueError>, &str)> {
     })
 }
 
+/// Whether `key` means `name`, by itself or by four letters of it in any case, else by its first letter, which is `letter`.
+fn begins(key: &str, name: &str, letter: char) -> bool {
+    match key.get(..4) {
+        Some(begin) => name.get(..4).is_some_and(|name| name.eq_ignore_ascii_case(begin)),
+        None => key.starts_with(letter),
+    }
+}
+
+fn load(value: &str) -> Result<u32, ValueError> {
+    Ok(value::number(value, 0, 100_000)? as u32)
+}
+
+fn delivery_mode(value: &str) -> Result<DeliveryMode, ValueError> {
+    match value.chars().next().map(|letter| letter.to_ascii_lowercase()) {
+        Some('i') => Ok(DeliveryMode::Interactive),
+        Some('b') => Ok(DeliveryMode::Background),
+        Some('q') => Ok(DeliveryMode::Queue),
+        Some('d') => Ok(DeliveryMode::Deferred),
+        _ => {
+            Err(ValueError::Word { word: value::shown(value), allowed: "DeliveryMode=i, b, q, d" })
+        }
+    }
+}
+
 fn unknown(key: &str) -> ValueError {
     ValueError::Word {
         word: value::shown(key),
-        allowed: "Name Port Addr Family Listen Modify InputMailFilters",
+        allowed: "Name Port Addr Family Listen Modify InputMailFilters DeliveryMode delayLA queueLA refuseLA",
     }
 }
 
@@ -171,6 +200,7 @@ fn modify(daemon: &mut Daemon, value: &str, remarks: &mut Vec<String>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::PortLoad;
 
     #[test]
     fn reads_a_port() {
@@ -192,6 +222,26 @@ mod tests {
             "M=?",
         ] {
             assert!(daemon(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn reads_the_limits_of_a_port() {
+        let mut remarks = Vec::new();
+        for text in [
+            "Port=587, delayLA=5, queueLA=0, refuseLA=30, DeliveryMode=q",
+            "p=587, d=5, q=0, r=30, D=queue",
+            "P=587, DELAYLA=5, QueueLA=0, RefuseLA=30, deliverymode=q",
+        ] {
+            let daemon = daemon(text, &mut remarks).unwrap();
+            let load = PortLoad { queue: Some(0), refuse: Some(30), delay: Some(5) };
+            assert_eq!((daemon.load, daemon.delivery_mode), (load, Some(DeliveryMode::Queue)));
+        }
+        assert!(remarks.is_empty());
+        daemon("RcvBufSize=1, R=2, SndBufSize=3", &mut remarks).unwrap();
+        assert_eq!(remarks.len(), 3);
+        for bad in ["d=x", "refuseLA=-1", "D=p", "q="] {
+            assert!(daemon(bad, &mut remarks).is_err(), "{bad}");
         }
     }
 

@@ -17,16 +17,16 @@ use tokio::time::Instant;
 
 use super::proto::{Answer, Deed, Show, Tally};
 use super::server::{Ending, NOT_YOURS, Visit, blocking, is_long};
-use crate::mail::address::Address;
 use crate::mail::filter::{CONDITIONS_MAX, Condition, Filter, IDS_MAX, Look, Test};
 use crate::mail::history::Event;
-use crate::mail::job::{Destination, Entry, JobId};
+use crate::mail::job::{Destination, Entry};
 use crate::mail::queue_id::QueueId;
 use crate::mail::time::Timestamp;
 use crate::queue::bounce::{self, Bounced};
+use crate::queue::reroute;
 use crate::route;
 use crate::store::history::{History, Place, octets_of};
-use crate::store::{Command, DestinationState, FARTHEST, Reroute, Store, StoreError};
+use crate::store::{Command, DestinationState, FARTHEST, Store, StoreError};
 
 /// Messages looked at from one snapshot.
 const PAGE: usize = 200;
@@ -174,20 +174,23 @@ impl Visit {
                 Command::Reschedule(self.desk.house.world.clock.now())
             }
             Deed::Reschedule { due } => Command::Reschedule(*due),
-            Deed::Reroute { relay } => Command::Reroute(self.way(relay.clone())),
+            Deed::Reroute { relay } => {
+                let house = &self.desk.house;
+                let done = reroute::reroute(house, entries, relay.clone(), patience).await?;
+                self.book(&done, deed, tally);
+                return Ok(());
+            }
         };
-        let done = store.operate(ids, command.clone(), patience).await?;
+        let done = store.operate(ids, command, patience).await?;
+        self.book(&done, deed, tally);
+        Ok(())
+    }
+
+    fn book(&self, done: &[QueueId], deed: &Deed, tally: &mut Tally) {
         tally.done += done.len() as u64;
-        for id in &done {
+        for id in done {
             self.note(*id, deed);
         }
-        if let Command::Reroute(way) = command {
-            let done: HashSet<QueueId> = done.into_iter().collect();
-            for entry in entries.iter().filter(|entry| is_long(entry) && done.contains(&entry.id)) {
-                self.move_jobs(entry.id, &way).await?;
-            }
-        }
-        Ok(())
     }
 
     /// For the log and the history.
@@ -225,32 +228,6 @@ impl Visit {
         Ok(())
     }
 
-    /// Where jobs go whose way an operator has chosen.
-    fn way(&self, relay: Option<String>) -> Reroute {
-        let config = self.desk.house.config.clone();
-        let named = relay.as_deref().and_then(|relay| route::relay(relay).ok());
-        let to = move |address: &Address| match &named {
-            Some(relay) => Some(relay.clone()),
-            None => route::destination(&config, address).ok(),
-        };
-        Reroute { relay, to: Arc::new(to) }
-    }
-
-    /// The jobs of a long list, one by one.
-    async fn move_jobs(&self, id: QueueId, way: &Reroute) -> Result<(), StoreError> {
-        let store = &self.desk.house.store;
-        let mut after = None;
-        while let Some(job) = store.jobs(id, after, 1)?.pop() {
-            after = Some(job.number);
-            let first = job.recipients.iter().find(|recipient| recipient.state.is_open());
-            let to = first.and_then(|recipient| (way.to)(&recipient.address));
-            if let Some(to) = to.filter(|to| *to != job.destination) {
-                store.reroute(JobId { queue_id: id, number: job.number }, to).await?;
-            }
-        }
-        Ok(())
-    }
-
     async fn bounce(
         &self,
         ids: Vec<QueueId>,
@@ -275,17 +252,15 @@ impl Visit {
             let Some(ended) = under_way.join_next().await else { return Ok(()) };
             let panicked = |error| StoreError::Unavailable(format!("giving up ended: {error}"));
             let (id, bounced) = ended.map_err(panicked)?;
-            let Bounced { jobs, in_hand, reports } = bounced?;
-            tally.in_hand += u64::from(in_hand > 0);
-            if jobs > 0 {
+            let bounced = bounced?;
+            tally.in_hand += u64::from(bounced.in_hand > 0);
+            if bounced.jobs > 0 {
                 tally.done += 1;
                 self.note(id, &Deed::Bounce { words: words.to_owned() });
             }
-            // Without a daemon the reports wait for one, as all mail does. A full channel is no loss: they are in the store.
+            // Without a daemon the reports wait for one, as all mail does.
             if self.desk.yield_to.is_none() {
-                for report in reports {
-                    let _ = self.desk.wake.try_send(report);
-                }
+                bounced.hand_over(id, &self.desk.wake, &self.desk.runs).await;
             }
         }
     }

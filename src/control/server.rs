@@ -310,6 +310,7 @@ impl Visit {
     ) -> Result<Result<Submitted, SubmissionRefused>, Ending> {
         let house = &self.desk.house;
         let now = house.world.clock.now();
+        let queue_only = submission.queue_only;
         let submitting = Submitting::new(
             house.config.clone(),
             &house.store,
@@ -320,6 +321,13 @@ impl Visit {
         );
         // Even a refused message is read to its end: the program writes it before it listens.
         let mut taking = submitting;
+        // Without a daemon it waits for one, or for the child that tries it.
+        let next = self.desk.acceptor.next_queue_run();
+        if let (Ok(submitting), Some(due), true, None) =
+            (&mut taking, next, queue_only, &self.desk.yield_to)
+        {
+            submitting.postpone(due);
+        }
         loop {
             let chunk =
                 tokio::time::timeout(MESSAGE_WAIT, proto::receive::<Chunk>(&mut self.stream));

@@ -98,6 +98,13 @@ impl Envelope {
         asked || by && recipient.notify != Notify::Never
     }
 
+    /// Its priority after so many attempts, lower goes first (sendmail's `P`): that of its submission, and `retry_factor` (RetryFactor)
+    /// for each attempt after the first. What orders the queue, `pri=` of the log and mailq all show this one.
+    pub fn priority_after(&self, attempts: u32, retry_factor: i64) -> i64 {
+        let retries = i64::from(attempts.saturating_sub(1));
+        self.priority.saturating_add(retries.saturating_mul(retry_factor))
+    }
+
     /// Whether it is a report of ours: never answered, and its timeouts are those of class dsn.
     pub fn is_report(&self) -> bool {
         self.reverse_path.is_null() && self.relay.is_empty()

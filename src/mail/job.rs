@@ -79,20 +79,12 @@ pub struct Job {
     pub envelope: Arc<Envelope>,
     /// The open recipients with their numbers in the job, at least one, at most [`JOB_RECIPIENTS_MAX`].
     pub recipients: Vec<(u32, Recipient)>,
-    /// Attempts so far.
+    /// Attempts so far, failures of its destination included.
     pub attempts: u32,
     /// The end of the last one.
     pub last_attempt: Option<Timestamp>,
     /// Where the bytes are.
     pub body: BodyRef,
-}
-
-impl Job {
-    /// Its priority now, lower goes first: that of submission and `retry_factor` for each attempt (sendmail RetryFactor).
-    pub fn priority(&self, retry_factor: i64) -> i64 {
-        let retries = i64::from(self.attempts).saturating_mul(retry_factor);
-        self.envelope.priority.saturating_add(retries)
-    }
 }
 
 /// Where a message's bytes (header, blank line, body; CRLF line ends, not dot-stuffed) are.
@@ -127,6 +119,8 @@ pub struct Entry {
     pub jobs: Vec<EntryJob>,
     /// Recipients it has in all, open and not.
     pub recipients_total: u32,
+    /// Its record cannot be read (`?` in mailq): `held` says why, and nothing else is known of it.
+    pub lost: bool,
     /// Being attempted at this moment (`*` in mailq). Filled in by whoever knows the claims.
     pub in_flight: bool,
 }
@@ -140,7 +134,7 @@ pub struct EntryJob {
     pub destination: Destination,
     /// When it may be tried next.
     pub due: Timestamp,
-    /// Attempts so far (sendmail `N`).
+    /// Attempts so far (sendmail `N`), failures of its destination included where the queue is shown.
     pub attempts: u32,
     /// The end of the last attempt (sendmail `K`).
     pub last_attempt: Option<Timestamp>,
@@ -156,11 +150,10 @@ impl Entry {
         self.jobs.iter().flat_map(|job| &job.recipients).filter(|r| r.state.is_open())
     }
 
-    /// Its priority by now: that of its submission, and RetryFactor for each attempt after the first.
+    /// Its priority by now, after the attempts of the job that has most.
     pub fn priority(&self, retry_factor: i64) -> i64 {
         let attempts = self.jobs.iter().map(|job| job.attempts).max().unwrap_or(0);
-        let retries = i64::from(attempts.saturating_sub(1));
-        self.envelope.priority.saturating_add(retries.saturating_mul(retry_factor))
+        self.envelope.priority_after(attempts, retry_factor)
     }
 
     /// The status mailq prints for the message: that of its last attempted job.

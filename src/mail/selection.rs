@@ -10,6 +10,8 @@ use super::job::Entry;
 pub struct Selection {
     /// The terms in the order given; none selects everything that is not held.
     pub terms: Vec<Term>,
+    /// `-qL`: lost messages alone. A listing of everything shows them too.
+    pub lost: bool,
 }
 
 /// One `-q[!]Xsubstring`.
@@ -39,11 +41,20 @@ pub enum Field {
 impl Selection {
     /// Whether there is any term: such a run ignores MinQueueAge, MaxQueueAge and host status.
     pub fn is_limited(&self) -> bool {
-        !self.terms.is_empty()
+        self.lost || !self.terms.is_empty()
     }
 
-    /// Whether `entry` is selected. Held messages are, only when a `Q` term asks for them.
+    /// Whether `entry` is selected. Held messages are, only when a `Q` term asks for them; lost ones, of which nothing but the queue ID is
+    /// known, by that.
     pub fn matches(&self, entry: &Entry) -> bool {
+        if entry.lost {
+            let id = entry.id.to_string();
+            let by_id = self.terms.iter().all(|term| term.field == Field::QueueId);
+            return by_id && self.matches_parts(&id, "", None, || Box::new(std::iter::empty()));
+        }
+        if self.lost {
+            return false;
+        }
         self.matches_parts(
             &entry.id.to_string(),
             &entry.envelope.reverse_path.to_string(),
@@ -90,6 +101,61 @@ fn contains_fold(text: &str, part: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mail::address::ReversePath;
+    use crate::mail::envelope::{BodyType, Envelope, TimeoutClass};
+    use crate::mail::job::BodyRef;
+    use crate::mail::queue_id::QueueId;
+    use crate::mail::time::Timestamp;
+
+    #[test]
+    fn lost_messages_are_known_by_their_queue_id() {
+        let id = QueueId::from_u64(7 << 32);
+        let envelope = Envelope {
+            reverse_path: ReversePath::Null,
+            arrival: Timestamp::ZERO,
+            relay: String::new(),
+            protocol: String::new(),
+            body_type: BodyType::SevenBit,
+            smtputf8: false,
+            ret: None,
+            envid: None,
+            timeouts: TimeoutClass::Normal,
+            precedence: 0,
+            priority: 0,
+            message_id: String::new(),
+            header_len: 0,
+            size: 0,
+            body_lines: 0,
+            relay_override: None,
+            deliver_by: None,
+        };
+        let good = Entry {
+            id,
+            envelope,
+            held: None,
+            warned: false,
+            body: BodyRef::Incoming(id),
+            jobs: Vec::new(),
+            recipients_total: 0,
+            lost: false,
+            in_flight: false,
+        };
+        let lost = Entry { lost: true, held: Some("damaged".into()), ..good.clone() };
+        let by = |terms: Vec<Term>, lost| Selection { terms, lost };
+        let of_id = Term { substring: id.to_string(), ..term("Ix") };
+        for (selection, finds_good, finds_lost) in [
+            (by(vec![], false), true, true),
+            (by(vec![], true), false, true),
+            (by(vec![of_id.clone()], false), true, true),
+            (by(vec![of_id], true), false, true),
+            (by(vec![term("Ix/y")], true), false, false),
+            (by(vec![term("S!")], false), false, false),
+            (by(vec![term("Q")], false), false, false),
+        ] {
+            let found = (selection.matches(&good), selection.matches(&lost));
+            assert_eq!(found, (finds_good, finds_lost), "{selection:?}");
+        }
+    }
 
     fn term(spec: &str) -> Term {
         let (negated, spec) = spec.strip_prefix('!').map_or((false, spec), |rest| (true, rest));
@@ -104,7 +170,8 @@ mod tests {
 
     /// The message `ID 6AM5`, sender `Joe@a.example`, recipients as given.
     fn matches(terms: &str, held: Option<&str>) -> bool {
-        let selection = Selection { terms: terms.split_whitespace().map(term).collect() };
+        let selection =
+            Selection { terms: terms.split_whitespace().map(term).collect(), lost: false };
         selection.matches_parts("6AM5", "Joe@a.example", held, || {
             Box::new(["ann@B.example", "bob@c.example"].into_iter())
         })

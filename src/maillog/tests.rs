@@ -127,7 +127,7 @@ fn attempts(log: &Maillog) {
     ]);
     let names =
         ["a@x.example", "b@x.example", "c@x.example", "f@x.example", "g@x.example", "list", "root"];
-    let tried_before = job(&names).priority(90_000);
+    let tried_before = job(&names).envelope.priority_after(3, 90_000);
     log.attempted(&job(&names), tried_before, &tried, began, NOW);
     let mut down = report("4.4.1", None, None, "Connection refused by mx.example.net.");
     down.remote = Some(RemoteHost { name: "mx.example.net".into(), address: String::new() });

@@ -295,7 +295,7 @@ async fn settle_outcomes(
         _ => false,
     });
     let attempt = Attempt::Tried(outcomes);
-    let priority = job.priority(house.config.priority.retry);
+    let priority = priority_of(house, job);
     house.maillog.attempted(job, priority, &attempt, started, house.world.clock.now());
     let occasion = Occasion::Attempted(attempt);
     let judged = judge(house, job, occasion, order.settings.clone(), order.interval).await?;
@@ -307,6 +307,11 @@ async fn settle_outcomes(
         failed,
         ..Ended::nothing()
     })
+}
+
+/// Its priority in this attempt (`pri=`): RetryFactor counts from the moment it is taken out of the queue to be tried.
+pub(super) fn priority_of(house: &House, job: &Job) -> i64 {
+    job.envelope.priority_after(job.attempts.saturating_add(1), house.config.priority.retry)
 }
 
 /// A settled job: what the store did, and when what is still unreported must be judged again.
@@ -383,7 +388,7 @@ async fn unreachable(
     audience: &Audience,
 ) -> Result<Ended, StoreError> {
     let attempt = Attempt::Unreachable(report.clone());
-    let priority = job.priority(house.config.priority.retry);
+    let priority = priority_of(house, &job);
     house.maillog.attempted(&job, priority, &attempt, started, house.world.clock.now());
     if !audience.is_empty() {
         let recipients = job.recipients.iter().map(|(_, recipient)| &recipient.address);

@@ -6,13 +6,17 @@
 
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
+
 use super::House;
-use super::attempt::{Occasion, judge};
+use super::attempt::{Judged, Occasion, judge, priority_of};
+use super::run::RunRequest;
 use crate::config::Config;
 use crate::mail::job::{Entry, EntryJob, Job, JobId};
 use crate::mail::outcome::{Attempt, Outcome, Report};
 use crate::mail::queue_id::QueueId;
 use crate::mail::status::EnhancedStatus;
+use crate::mail::time::Timestamp;
 use crate::settle::RunSettings;
 use crate::store::{Accepted, StoreError};
 
@@ -27,7 +31,28 @@ pub struct Bounced {
     /// Jobs that somebody has in hand: left alone.
     pub in_hand: u64,
     /// Reports, to be attempted.
-    pub reports: Vec<Accepted>,
+    reports: Vec<Accepted>,
+    /// What was given up while another job is in hand is unreported; to be reported then at the latest.
+    report_due: Option<Timestamp>,
+}
+
+impl Bounced {
+    /// Hands to the runner what is left to do for the message: reports to be attempted, or to be made in time.
+    pub async fn hand_over(
+        self,
+        id: QueueId,
+        wake: &mpsc::Sender<Accepted>,
+        runs: &mpsc::Sender<RunRequest>,
+    ) {
+        for report in self.reports {
+            // A full channel is no loss: they are in the store.
+            let _ = wake.try_send(report);
+        }
+        if let Some(due) = self.report_due {
+            // Without a runner its next start finds it.
+            let _ = runs.send(RunRequest::Report { id, due }).await;
+        }
+    }
 }
 
 /// Gives up every open recipient of a message, with these words for its sender. A message that is gone is no error.
@@ -55,7 +80,10 @@ pub async fn bounce(house: &House, id: QueueId, words: &str) -> Result<Bounced, 
         // What it is now that nobody else has it.
         let job = house.store.jobs(id, before, 1)?.pop().filter(|job| Some(job.number) == after);
         let Some(job) = job.filter(is_open) else { continue };
-        bounced.reports.extend(give_up(&house, &entry, &job, words).await?);
+        let judged = give_up(&house, &entry, &job, words).await?;
+        bounced.reports.extend(judged.settled.accepted);
+        // What the last settle leaves to be reported is all there is.
+        bounced.report_due = judged.report_due;
         bounced.jobs += 1;
         drop(claim);
     }
@@ -70,7 +98,7 @@ async fn give_up(
     entry: &Entry,
     job: &EntryJob,
     words: &str,
-) -> Result<Vec<Accepted>, StoreError> {
+) -> Result<Judged, StoreError> {
     let open = (0..).zip(&job.recipients).filter(|(_, recipient)| recipient.state.is_open());
     let job = Job {
         id: JobId { queue_id: entry.id, number: job.number },
@@ -92,9 +120,8 @@ async fn give_up(
     };
     let failed = |(n, _): &(u32, _)| (*n, Outcome::Failed(report.clone()));
     let attempt = Attempt::Tried(job.recipients.iter().map(failed).collect());
-    let priority = job.priority(house.config.priority.retry);
+    let priority = priority_of(house, &job);
     house.maillog.attempted(&job, priority, &attempt, at, at);
     let occasion = Occasion::Attempted(attempt);
-    let judged = judge(house, &job, occasion, RunSettings::default(), None).await?;
-    Ok(judged.settled.accepted)
+    judge(house, &job, occasion, RunSettings::default(), None).await
 }

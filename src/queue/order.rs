@@ -97,7 +97,7 @@ impl Ranking {
         self.rank(&Facts {
             id: job.id.queue_id,
             envelope: &job.envelope,
-            priority: job.priority(retry_factor),
+            priority: job.envelope.priority_after(job.attempts, retry_factor),
             last_attempt: job.last_attempt,
             recipient: job.recipients.first().map(|(_, recipient)| &recipient.address),
         })

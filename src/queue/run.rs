@@ -3,7 +3,9 @@
 use tokio::sync::mpsc;
 
 use crate::config::SortOrder;
+use crate::mail::queue_id::QueueId;
 use crate::mail::selection::Selection;
+use crate::mail::time::Timestamp;
 use crate::settle::RunSettings;
 use crate::store::Accepted;
 
@@ -45,6 +47,13 @@ pub enum RunRequest {
         /// Who waits.
         progress: mpsc::Sender<Progress>,
     },
+    /// Of none: failures of this message are unreported, and are to be reported then at the latest.
+    Report {
+        /// Which.
+        id: QueueId,
+        /// When.
+        due: Timestamp,
+    },
 }
 
 /// What a waiting caller hears.
@@ -54,7 +63,7 @@ pub enum Progress {
     Line(String),
     /// Every job was tried. The status of the first failure in sysexits, 0 without one.
     Done {
-        /// 0, 67, 68, 69
+        /// 0, 67, 68, 69; 75 when there was no run
         exit: u8,
     },
 }

@@ -30,7 +30,7 @@ use super::deadline::Deadlines;
 use super::interrupted;
 use super::order::{Rank, Ranking};
 use super::report::{self, Reports};
-use super::run::RunRequest;
+use super::run::{Progress, RunRequest};
 use super::runs::Runs;
 use super::schedule::{Limits, Offer, RunId, Schedule, Start, Waiting};
 use crate::config::Config;
@@ -53,6 +53,8 @@ const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const LOAD_PAUSE: Duration = Duration::from_secs(15);
 /// How long the loop waits after the store refused something.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
+/// Runs of the queue under way that are still reading it; beyond it new ones are refused.
+const RUNS_MAX: usize = 100;
 /// Errands at once. Beyond it nothing new is taken and no end of an attempt looked at, so whoever sends waits: each of
 /// them ends within some commits.
 const ERRANDS_MAX: usize = 256;
@@ -262,9 +264,32 @@ impl Runner {
         true
     }
 
-    /// Goes on in a house with another configuration; attempts under way keep theirs.
+    /// Goes on in a house with another configuration; attempts under way keep theirs. What waits under another order, or may have to
+    /// wait for the load or a queue run now, is let go and read from the store again, in pages as ever: the window is all that is ever
+    /// ranked, however much is queued.
     fn refurnish(&mut self, house: House) {
         self.schedule.set_limits(limits(&house.config));
+        let (before, after) = (self.house.config.clone(), house.config.clone());
+        if before.queue_sort_order != after.queue_sort_order {
+            self.ranking = Ranking::new(after.queue_sort_order);
+        }
+        let is_other = before.queue_sort_order != after.queue_sort_order
+            || before.priority != after.priority
+            || before.load != after.load
+            || before.hold_expensive != after.hold_expensive
+            || before.expensive_mailers != after.expensive_mailers;
+        match (self.held_back.run_at, after.hold_expensive) {
+            (None, true) => {
+                self.held_back.run_at = Some(Instant::now() + self.interval.unwrap_or(NEVER));
+            }
+            (Some(_), false) => self.held_back = HeldBack::default(),
+            _ => {}
+        }
+        if is_other && self.initiative == Initiative::Due {
+            self.schedule.let_go();
+            self.read_incoming_again();
+            self.agenda_after(Duration::ZERO);
+        }
         match (self.queue_run_at, house.config.delivery_mode.is_immediate()) {
             (Some(_), true) => {
                 self.queue_run_at = None;
@@ -328,6 +353,8 @@ impl Runner {
                     }
                 }
                 Err((Offer::Closed(_), waiting)) => self.closed.push(waiting),
+                // It is found in the store when there is room for more of its destination.
+                Err((Offer::Crowded, _)) => {}
                 Err((Offer::Full | Offer::Taken, _)) => self.incoming_again(),
             }
         }
@@ -350,9 +377,19 @@ impl Runner {
         self.incoming_after(Duration::ZERO);
     }
 
-    /// As [`Runner::incoming_again`], but not at once: the store refused, or the job was just tried.
+    /// INCOMING is read from the start, at once or once more.
+    fn read_incoming_again(&mut self) {
+        self.incoming = match self.incoming {
+            Incoming::Reading { after, .. } => Incoming::Reading { after, again: true },
+            Incoming::Read | Incoming::From(_) => Incoming::From(Instant::now()),
+        };
+    }
+
+    /// As [`Runner::incoming_again`], but not at once: the store refused, or the job was just tried. Between the queue runs of
+    /// DeliveryMode q it is not read, as all new mail is there.
     fn incoming_after(&mut self, pause: Duration) {
         match &mut self.incoming {
+            Incoming::Read if self.queue_run_at.is_some() => {}
             Incoming::Read => self.incoming = Incoming::From(Instant::now() + pause),
             Incoming::Reading { again, .. } => *again = true,
             Incoming::From(_) => {}
@@ -374,6 +411,15 @@ impl Runner {
     fn requested(&mut self, request: RunRequest) {
         let started = self.now();
         match request {
+            RunRequest::Queue { progress, .. } if self.runs.unfinished().len() >= RUNS_MAX => {
+                let text = format!("Too many queue runs under way ({RUNS_MAX}); nothing was run");
+                self.house.maillog.warning(None, &text);
+                if let Some(progress) = progress {
+                    // A caller that does not listen hears it from the log alone.
+                    let _ = progress.try_send(Progress::Line(text));
+                    let _ = progress.try_send(Progress::Done { exit: 75 });
+                }
+            }
             RunRequest::Queue { run, progress } => {
                 let total = || {
                     let counts = self.house.store.counts().ok()?;
@@ -387,6 +433,7 @@ impl Runner {
                 self.fresh(accepted, Some(id));
                 self.runs.close_if_done(id);
             }
+            RunRequest::Report { id, due } => self.reports.note(due, id),
         }
     }
 

@@ -8,7 +8,6 @@ use std::path::Path;
 
 use tokio::sync::mpsc;
 
-use super::House;
 use super::order::{Best, Facts, Rank, Ranking};
 use super::run::{Progress, Run};
 use super::schedule::RunId;
@@ -18,10 +17,6 @@ use crate::mail::job::{Destination, Entry, EntryJob};
 use crate::mail::queue_id::QueueId;
 use crate::mail::status::EnhancedStatus;
 use crate::mail::time::Timestamp;
-use crate::store::{Store, StoreError};
-
-/// Jobs of a long list read at once.
-const PAGE: usize = 500;
 
 /// The runs under way, by name.
 #[derive(Default)]
@@ -77,6 +72,12 @@ impl Runs {
         self.last
     }
 
+    /// Whether one whose cursor has not passed the last message can go on: not if it waits for room for a destination that has none.
+    pub(super) fn goes_on(&self, has_room: impl Fn(&Destination) -> bool) -> bool {
+        let can = |run: &ActiveRun| run.waits_for.as_ref().is_none_or(&has_room);
+        self.active.values().any(|run| !run.exhausted && can(run))
+    }
+
     /// Those whose cursor has not passed the last message.
     pub(super) fn unfinished(&self) -> Vec<RunId> {
         self.active.iter().filter(|(_, run)| !run.exhausted).map(|(id, _)| *id).collect()
@@ -121,28 +122,18 @@ impl Runs {
     }
 }
 
-/// The jobs of an entry, read page by page when its list is long.
-fn jobs_of(store: &Store, entry: &Entry) -> Result<Vec<EntryJob>, StoreError> {
-    if !entry.jobs.is_empty() || entry.recipients_total == 0 {
-        return Ok(entry.jobs.clone());
-    }
-    let mut jobs = Vec::new();
-    loop {
-        let after = jobs.last().map(|job: &EntryJob| job.number);
-        let page = store.jobs(entry.id, after, PAGE)?;
-        if page.is_empty() {
-            return Ok(jobs);
-        }
-        jobs.extend(page);
-    }
-}
-
 /// A run that is under way.
 pub(super) struct ActiveRun {
     pub(super) run: Run,
     pub(super) started: Timestamp,
     /// Where the cursor stands; `None` before the first message.
     pub(super) cursor: Option<QueueId>,
+    /// The last job looked at of the next message, which is a long list.
+    pub(super) in_list: Option<(QueueId, u32)>,
+    /// The destination whose lane is too crowded for the next job.
+    pub(super) waits_for: Option<Destination>,
+    /// The message last taken into account for a choice.
+    pub(super) considered: Option<QueueId>,
     /// The cursor has passed the last message, and all that were chosen were offered.
     pub(super) exhausted: bool,
     /// What goes first.
@@ -219,6 +210,9 @@ impl ActiveRun {
             run,
             started,
             cursor: None,
+            in_list: None,
+            waits_for: None,
+            considered: None,
             exhausted: false,
             outstanding: 0,
             exit: 0,
@@ -239,23 +233,29 @@ impl ActiveRun {
         }
     }
 
-    /// The jobs of a message that this run is to try, with their ranks, at this load. `failed_at` tells when a destination failed.
+    /// Whether this job of a long list is one of those asked for: its recipients decide, not those of the whole list.
+    pub(super) fn selects_job(&self, entry: &Entry, job: &EntryJob) -> bool {
+        self.run.selection.terms.is_empty()
+            || self.selects(&Entry { jobs: vec![job.clone()], ..entry.clone() })
+    }
+
+    /// Those of these jobs of a message that this run is to try, with their ranks, at this load. `failed_at` tells when a destination
+    /// failed.
     pub(super) fn ready_jobs(
         &self,
-        house: &House,
+        config: &Config,
         load: u32,
         entry: &Entry,
+        jobs: &[EntryJob],
         failed_at: impl Fn(&Destination) -> Option<Timestamp>,
-    ) -> Result<Vec<(Rank, EntryJob)>, StoreError> {
-        let config = &house.config;
+    ) -> Vec<(Rank, EntryJob)> {
         let mut ready = Vec::new();
-        for job in jobs_of(&house.store, entry)? {
+        for job in jobs {
             let Some(open) = job.recipients.iter().find(|r| r.state.is_open()) else { continue };
-            let retries = i64::from(job.attempts).saturating_mul(config.priority.retry);
-            let priority = entry.envelope.priority.saturating_add(retries);
+            let priority = entry.envelope.priority_after(job.attempts, config.priority.retry);
             if config.waits_for_load(priority, load)
-                || self.has_met(&job, failed_at(&job.destination))
-                || !self.is_old_enough(config, &entry.envelope, &job)
+                || self.has_met(job, failed_at(&job.destination))
+                || !self.is_old_enough(config, &entry.envelope, job)
             {
                 continue;
             }
@@ -266,9 +266,9 @@ impl ActiveRun {
                 last_attempt: job.last_attempt,
                 recipient: Some(&open.address),
             });
-            ready.push((rank, job));
+            ready.push((rank, job.clone()));
         }
-        Ok(ready)
+        ready
     }
 
     /// Whether this run has met the job already, by itself or (`failed_at`) by the failure of its destination.

@@ -11,9 +11,13 @@
 //! cannot be reached at all closes its lane until a given time.
 //!
 //! Everything is bounded: jobs in memory ([`Limits::jobs`]), their bytes ([`Limits::octets`]), idle lanes kept
-//! ([`IDLE_LANES_MAX`]). What does not fit stays in the store, where the runner finds it again.
+//! ([`IDLE_LANES_MAX`]). What does not fit stays in the store, where the runner finds it again. A lane has as many jobs waiting as there are
+//! free places at most, so a destination with a million of them takes half of the window, two such a third each, and there is
+//! always room for others. No step here goes through the lanes or the jobs, but those that are rare: letting go of all
+//! ([`Schedule::let_go`]), and forgetting idle lanes once their number has doubled.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::order::Rank;
@@ -27,6 +31,8 @@ const IDLE_LANES_MAX: usize = 10_000;
 const SLOTS_INITIAL: f64 = 5.0;
 /// Backlog jobs of one lane read ahead of need: a refill costs one short range read.
 pub const BACKLOG_LOW: usize = 64;
+/// So many jobs may wait in a lane however full the window is: what is read ahead, and a page of READY.
+const LANE_MIN: usize = 3 * BACKLOG_LOW;
 
 /// Bounds of the window.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +77,8 @@ pub enum Offer {
     Taken,
     /// No room in the window; it stays in the store.
     Full,
+    /// No room for more of this destination; it stays in the store ([`Schedule::takes_incoming`]).
+    Crowded,
     /// The destination is closed until then.
     Closed(Timestamp),
 }
@@ -106,9 +114,27 @@ pub struct Schedule<H> {
     lanes: HashMap<Arc<Destination>, Lane<H>>,
     /// Lanes that have something to start and a slot for it, in turn.
     turns: VecDeque<Arc<Destination>>,
+    /// Lanes that want more of their backlog, and the one that was asked for last.
+    hungry: BTreeSet<Arc<Destination>>,
+    fed_last: Option<Arc<Destination>>,
     known: HashSet<JobId>,
     octets: usize,
     running: usize,
+    /// From so many lanes on idle ones are looked for.
+    lanes_max: usize,
+    /// A lane that was too crowded for jobs of INCOMING takes them again.
+    takes_incoming: bool,
+}
+
+/// Where a job that is offered comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// Just accepted.
+    Fresh,
+    /// Read from the store.
+    Backlog,
+    /// Read from the store by an explicit run, which knocks at closed doors.
+    Asked,
 }
 
 /// Whether READY holds due jobs of this lane that are not in memory.
@@ -148,6 +174,8 @@ struct Lane<H> {
     backlog: Backlog,
     fresh_next: bool,
     in_turns: bool,
+    /// Jobs were declined because it was crowded.
+    declined: bool,
 }
 
 impl<H> Schedule<H> {
@@ -157,9 +185,13 @@ impl<H> Schedule<H> {
             limits,
             lanes: HashMap::new(),
             turns: VecDeque::new(),
+            hungry: BTreeSet::new(),
+            fed_last: None,
             known: HashSet::new(),
             octets: 0,
             running: 0,
+            lanes_max: IDLE_LANES_MAX,
+            takes_incoming: false,
         }
     }
 
@@ -188,9 +220,41 @@ impl<H> Schedule<H> {
         self.running
     }
 
+    /// How many jobs more there is room for.
+    pub fn room(&self) -> usize {
+        self.limits.jobs.saturating_sub(self.known.len())
+    }
+
     /// Whether another job would be taken.
     pub fn has_room(&self) -> bool {
-        self.known.len() < self.limits.jobs
+        self.room() > 0
+    }
+
+    /// Whether an explicit run may go on whose last job this lane was too crowded for: not for each place that gets free.
+    pub fn has_room_for(&self, destination: &Destination) -> bool {
+        let waiting = self.lanes.get(destination).map_or(0, |lane| lane.backlog_len);
+        self.has_room() && (waiting < LANE_MIN || waiting <= self.room() / 2)
+    }
+
+    /// Whether a lane that declined jobs of INCOMING because it was crowded takes them again: says so once.
+    pub fn takes_incoming(&mut self) -> bool {
+        std::mem::take(&mut self.takes_incoming)
+    }
+
+    /// Lets go of all that waits, but of what explicit runs asked for: it is to be read from the store again. What runs, runs on.
+    pub fn let_go(&mut self) {
+        let names: Vec<_> = self.lanes.keys().cloned().collect();
+        for name in names {
+            let Some(lane) = self.lanes.get_mut(&name) else { continue };
+            let gone = lane.let_go();
+            for waiting in &gone {
+                self.known.remove(&waiting.id);
+                if let Some(bytes) = &waiting.bytes {
+                    self.octets -= bytes.len();
+                }
+            }
+            self.note_hunger(&name);
+        }
     }
 
     /// Whether there is a lane for it: then what the store knows of the destination was told already.
@@ -223,7 +287,7 @@ impl<H> Schedule<H> {
         waiting: Waiting<H>,
         now: Timestamp,
     ) -> Result<(), Declined<H>> {
-        let (name, waiting) = self.admit(destination, waiting, false, now)?;
+        let (name, waiting) = self.admit(destination, waiting, Kind::Fresh, now)?;
         let lane = self.lanes.entry(name.clone()).or_insert_with(Lane::new);
         lane.fresh.push_back(waiting);
         self.enter_turns(name);
@@ -238,13 +302,15 @@ impl<H> Schedule<H> {
         now: Timestamp,
     ) -> Result<(), Declined<H>> {
         let knocks = waiting.run.is_some();
-        let (name, waiting) = self.admit(destination, waiting, knocks, now)?;
+        let kind = if knocks { Kind::Asked } else { Kind::Backlog };
+        let (name, waiting) = self.admit(destination, waiting, kind, now)?;
         let lane = self.lanes.entry(name.clone()).or_insert_with(Lane::new);
         if knocks {
             // One job may knock; if the door stays shut, `finished` sends the others home.
             lane.closed_until = None;
         }
         lane.push_backlog(waiting);
+        self.note_hunger(&name);
         self.enter_turns(name);
         Ok(())
     }
@@ -254,19 +320,28 @@ impl<H> Schedule<H> {
         &mut self,
         destination: &Destination,
         mut waiting: Waiting<H>,
-        knocks: bool,
+        kind: Kind,
         now: Timestamp,
     ) -> Result<(Arc<Destination>, Waiting<H>), Declined<H>> {
-        let Some((name, lane)) = self.lanes.get_key_value(destination) else {
+        let room = self.room();
+        let Some((name, _)) = self.lanes.get_key_value(destination) else {
             return Err((Offer::Full, waiting));
         };
+        let name = name.clone();
+        let Some(lane) = self.lanes.get_mut(&name) else { return Err((Offer::Full, waiting)) };
+        let knocks = kind == Kind::Asked;
         if let Some(until) = lane.closed_until.filter(|until| *until > now && !knocks) {
             return Err((Offer::Closed(until), waiting));
         }
-        if self.known.len() >= self.limits.jobs {
+        if room == 0 {
             return Err((Offer::Full, waiting));
         }
-        let name = name.clone();
+        let beside = if kind == Kind::Fresh { lane.fresh.len() } else { lane.backlog_len };
+        if beside >= LANE_MIN && beside > room {
+            // A run asks again by itself.
+            lane.declined |= !knocks;
+            return Err((Offer::Crowded, waiting));
+        }
         self.keep_bytes(&mut waiting);
         self.known.insert(waiting.id);
         Ok((name, waiting))
@@ -283,6 +358,10 @@ impl<H> Schedule<H> {
         if lane.backlog == Backlog::Read {
             lane.backlog = Backlog::More(None);
         }
+        if let Some((name, _)) = self.lanes.get_key_value(destination) {
+            let name = name.clone();
+            self.note_hunger(&name);
+        }
         true
     }
 
@@ -293,26 +372,34 @@ impl<H> Schedule<H> {
         })
     }
 
-    /// Lanes that want more of their backlog, with the READY key to go on from.
-    pub fn hungry(&self, limit: usize) -> Vec<(Arc<Destination>, ReadyKey)> {
-        self.lanes
-            .iter()
-            .filter_map(|(name, lane)| match lane.backlog {
-                Backlog::More(after) if lane.backlog_len < BACKLOG_LOW => {
-                    Some((name.clone(), after))
-                }
-                _ => None,
-            })
-            .take(limit)
-            .collect()
+    /// Whether a lane wants more of its backlog.
+    pub fn is_hungry(&self) -> bool {
+        !self.hungry.is_empty()
+    }
+
+    /// Lanes that want more of their backlog, in turn, with the READY key to go on from.
+    pub fn hungry(&mut self, limit: usize) -> Vec<(Arc<Destination>, ReadyKey)> {
+        let last = self.fed_last.take();
+        let after = last.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.hungry.range::<Destination, _>((after, Bound::Unbounded));
+        let before = last.iter().flat_map(|last| self.hungry.range::<Destination, _>(..=&**last));
+        let names = behind.chain(before).take(limit).cloned();
+        let names: Vec<Arc<Destination>> = names.collect();
+        self.fed_last = names.last().cloned();
+        let place = |name: Arc<Destination>| match self.lanes.get(&name)?.backlog {
+            Backlog::More(after) => Some((name, after)),
+            Backlog::Read => None,
+        };
+        names.into_iter().filter_map(place).collect()
     }
 
     /// The backlog of this lane was read up to `after`; `more` says whether READY may hold more that is due.
-    pub fn fed(&mut self, destination: &Destination, after: ReadyKey, more: bool) {
+    pub fn fed(&mut self, destination: &Arc<Destination>, after: ReadyKey, more: bool) {
         if let Some(lane) = self.lanes.get_mut(destination) {
             lane.backlog = if more { Backlog::More(after) } else { Backlog::Read };
             lane.page += 1;
         }
+        self.note_hunger(destination);
     }
 
     /// The next job to start, if there is one and a slot for it.
@@ -322,6 +409,9 @@ impl<H> Schedule<H> {
             let Some(lane) = self.lanes.get_mut(&name) else { continue };
             lane.in_turns = false;
             let Some(waiting) = lane.take(self.limits.running_per_destination) else { continue };
+            let low = BACKLOG_LOW.max(self.limits.running_per_destination);
+            self.takes_incoming |= lane.forgives(low);
+            self.note_hunger(&name);
             self.running += 1;
             if let Some(bytes) = &waiting.bytes {
                 self.octets -= bytes.len();
@@ -360,6 +450,8 @@ impl<H> Schedule<H> {
                     lane.failed_at = Some(now);
                     lane.backlog = Backlog::Read;
                     home = lane.empty();
+                    // What it declined waits for a closed destination now, and goes where that is known.
+                    self.takes_incoming |= lane.forgives(1);
                 }
                 News::Nothing => {}
             }
@@ -371,8 +463,23 @@ impl<H> Schedule<H> {
                 self.octets -= bytes.len();
             }
         }
+        self.note_hunger(&name);
         self.enter_turns(name);
         home
+    }
+
+    /// Keeps the names of the lanes that want more of their backlog.
+    fn note_hunger(&mut self, name: &Arc<Destination>) {
+        let wants = |lane: &Lane<H>| {
+            matches!(lane.backlog, Backlog::More(_)) && lane.backlog_len < BACKLOG_LOW
+        };
+        if self.lanes.get(name).is_some_and(wants) {
+            if !self.hungry.contains(name) {
+                self.hungry.insert(name.clone());
+            }
+        } else {
+            self.hungry.remove(name);
+        }
     }
 
     /// Bytes stay in memory while there is room for them; else the job reads them from the store.
@@ -397,8 +504,10 @@ impl<H> Schedule<H> {
     }
 
     fn forget_idle_lanes(&mut self) {
-        if self.lanes.len() >= IDLE_LANES_MAX {
+        if self.lanes.len() >= self.lanes_max {
             self.lanes.retain(|_, lane| lane.in_turns || !lane.is_idle());
+            // Those that stay are not looked at again for each new one.
+            self.lanes_max = IDLE_LANES_MAX.max(2 * self.lanes.len());
         }
     }
 }
@@ -421,7 +530,35 @@ impl<H> Lane<H> {
             backlog: Backlog::Read,
             fresh_next: true,
             in_turns: false,
+            declined: false,
         }
+    }
+
+    /// Whether it declined jobs and, with fewer than `low` waiting, takes them now: says so once.
+    fn forgives(&mut self, low: usize) -> bool {
+        let does = self.declined && self.fresh.len() + self.backlog_len < low;
+        self.declined &= !does;
+        does
+    }
+
+    /// Takes out what waits and was not asked for by a run; READY is to be read again.
+    fn let_go(&mut self) -> Vec<Waiting<H>> {
+        let mut gone: Vec<_> = self.fresh.drain(..).collect();
+        for (place, (message, jobs)) in std::mem::take(&mut self.messages) {
+            let (asked, others): (VecDeque<_>, VecDeque<_>) =
+                jobs.into_iter().partition(|waiting| waiting.run.is_some());
+            gone.extend(others);
+            match asked.is_empty() {
+                true => drop(self.places.remove(&message)),
+                false => drop(self.messages.insert(place, (message, asked))),
+            }
+        }
+        self.backlog_len = self.messages.values().map(|(_, jobs)| jobs.len()).sum();
+        self.declined = false;
+        if !gone.is_empty() || self.backlog != Backlog::Read {
+            self.backlog = Backlog::More(None);
+        }
+        gone
     }
 
     fn is_idle(&self) -> bool {
@@ -613,7 +750,7 @@ mod tests {
         for message in [7, 5, 6] {
             schedule.offer_backlog(&to("a"), ranked(message, 0), NOW).unwrap();
         }
-        schedule.fed(&to("a"), None, false);
+        schedule.fed(&Arc::new(to("a")), None, false);
         for message in [2, 1] {
             schedule.offer_backlog(&to("a"), ranked(message, 0), NOW).unwrap();
             schedule.offer_backlog(&to("a"), ranked(message, 1), NOW).unwrap();
@@ -662,6 +799,93 @@ mod tests {
         let start = schedule.start_next().unwrap();
         schedule.finished(&to("a"), start.waiting.id, News::Lost, NOW);
         assert_eq!(lane_slots(&schedule), 10);
+        assert!(schedule.is_empty() && schedule.running() == 0);
+    }
+
+    /// A destination with more than the window holds leaves room for others, and says when it takes more.
+    #[test]
+    fn a_crowd_leaves_room() {
+        let mut schedule = window(&["crowd", "b"]);
+        let mut taken = 0;
+        let declined = loop {
+            match schedule.offer_fresh(&to("crowd"), job(taken, 0), NOW) {
+                Ok(()) => taken += 1,
+                Err((offer, _)) => break offer,
+            }
+        };
+        assert_eq!((declined, taken), (Offer::Crowded, 501));
+        for message in 0..100 {
+            schedule.offer_fresh(&to("b"), job(10_000 + message, 0), NOW).unwrap();
+        }
+        let mut ended = 0;
+        while !schedule.takes_incoming() {
+            let start = schedule.start_next().expect("something waits");
+            schedule.finished(&start.destination, start.waiting.id, News::Answered, NOW);
+            ended += 1;
+        }
+        assert!(ended > 501 - BACKLOG_LOW && !schedule.takes_incoming(), "{ended}");
+        // A run that was declined asks when there is room for many.
+        let asked = |message| Waiting { run: Some(1), ..job(message, 1) };
+        let mut offered = 0;
+        while schedule.offer_backlog(&to("b"), asked(20_000 + offered), NOW).is_ok() {
+            offered += 1;
+        }
+        assert!(!schedule.has_room_for(&to("b")) && schedule.has_room());
+        assert!(schedule.has_room_for(&to("crowd")));
+    }
+
+    /// What a closed destination had declined is to be found again, or nobody would.
+    #[test]
+    fn a_crowd_that_goes_home_takes_with_it_what_was_declined() {
+        let mut schedule = window(&["a"]);
+        while schedule.offer_fresh(&to("a"), job(schedule.len() as u64, 0), NOW).is_ok() {}
+        let start = schedule.start_next().unwrap();
+        assert!(!schedule.takes_incoming());
+        let news = News::Unreachable(Timestamp::from_secs(900));
+        schedule.finished(&to("a"), start.waiting.id, news, NOW);
+        assert!(schedule.takes_incoming());
+    }
+
+    #[test]
+    fn hungry_lanes_take_turns() {
+        let mut schedule = window(&["a", "b", "c"]);
+        for host in ["a", "b", "c"] {
+            schedule.expect_backlog(&to(host), NOW);
+        }
+        let mut asked = |n| -> Vec<_> {
+            schedule.hungry(n).into_iter().map(|(name, _)| name.next_hop.clone()).collect()
+        };
+        assert_eq!(
+            (asked(2), asked(2), asked(5)),
+            (
+                vec!["a".into(), "b".into()],
+                vec!["c".into(), "a".into()],
+                vec!["b".into(), "c".into(), "a".into()]
+            )
+        );
+        let b = Arc::new(to("b"));
+        schedule.fed(&b, None, false);
+        for n in 0..BACKLOG_LOW as u64 {
+            schedule.offer_backlog(&to("c"), job(n, 0), NOW).unwrap();
+        }
+        let names: Vec<_> = schedule.hungry(9).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, [Arc::new(to("a"))]);
+        while schedule.start_next().is_some() {}
+        assert_eq!(schedule.hungry(9).len(), 2);
+    }
+
+    #[test]
+    fn what_waits_is_let_go_but_for_what_a_run_asked_for() {
+        let mut schedule = window(&["a"]);
+        schedule.offer_backlog(&to("a"), job(1, 0), NOW).unwrap();
+        schedule.offer_backlog(&to("a"), Waiting { run: Some(1), ..job(1, 1) }, NOW).unwrap();
+        schedule.offer_backlog(&to("a"), job(2, 0), NOW).unwrap();
+        let bytes = Some(Arc::from([0u8; 80]));
+        schedule.offer_fresh(&to("a"), Waiting { bytes, ..job(3, 0) }, NOW).unwrap();
+        schedule.let_go();
+        assert_eq!((schedule.len(), schedule.hungry(1).len(), schedule.octets), (1, 1, 0));
+        assert_eq!(starts(&mut schedule), [("a".into(), 1, 1)]);
+        schedule.finished(&to("a"), job(1, 1).id, News::Answered, NOW);
         assert!(schedule.is_empty() && schedule.running() == 0);
     }
 

@@ -225,7 +225,7 @@ pub fn etrn(argument: &str) -> Result<Selection, Reply> {
     };
     check_domain(domain).map_err(|error| refusal(501, (5, 5, 4), format!("{node}... {error}")))?;
     let term = Term { field: Field::Recipient, negated: false, substring };
-    Ok(Selection { terms: vec![term] })
+    Ok(Selection { terms: vec![term], lost: false })
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ impl Store {
         self.core().claims.claim(id)
     }
 
-    /// The job as it is now, with its open recipients; none when it is settled, removed, or its message held.
+    /// The job as it is now, with its open recipients, and the failures of its destination among its attempts; none when it is settled, removed, or its message held.
     ///
     /// # Errors
     /// `Damaged` when its record cannot be read: it is not offered by [`Store::ready`] any more. `Unavailable`.
@@ -48,6 +48,7 @@ impl Store {
             return Ok(None);
         }
         let Some(job) = job_of(read, id, &message)? else { return Ok(None) };
+        let job = super::read::with_failures(self, read, queue_id, message.envelope.arrival, job)?;
         let body = message.body.reference(queue_id);
         Ok(ready_job(queue_id, &Arc::new(message.envelope), &body, &job))
     }

@@ -14,7 +14,9 @@ use super::edit::{Edit, incoming_pieces};
 use super::engine::{Applied, Batch, Check, Read};
 use super::keeper::Errand;
 use super::list::ListStaging;
-use super::message::{Body, INLINE_RECIPIENTS_MAX, Incoming, List, Message, Shape, ready_job};
+use super::message::{
+    Body, Change, INLINE_RECIPIENTS_MAX, Incoming, List, Message, Shape, Sweep, ready_job,
+};
 use super::record::Record;
 use super::schema::*;
 use super::statistics;
@@ -35,6 +37,8 @@ pub struct Intake {
     pub(super) id: QueueId,
     pub(super) content: Content,
     pub(super) recipients: Recipients,
+    /// Nobody is to try it before.
+    pub(super) due: Option<Timestamp>,
 }
 
 pub(super) enum Content {
@@ -64,6 +68,7 @@ impl Store {
             id,
             content: Content::Memory(Vec::new()),
             recipients: Recipients::Few(Vec::new()),
+            due: None,
         })
     }
 }
@@ -168,6 +173,12 @@ impl Intake {
         }
     }
 
+    /// Nobody tries it before `due`, but for explicit runs (DeliveryMode q): it stands in the schedule from the start, and is not given to
+    /// whoever waits for new mail.
+    pub fn postpone(&mut self, due: Timestamp) {
+        self.due = Some(due);
+    }
+
     /// Makes it durable. `envelope.size` and `header_len` are those of the octets written. On `Ok` the message is ours for
     /// ever; on `Err` it is not there.
     ///
@@ -181,21 +192,22 @@ impl Intake {
         envelope: Envelope,
         held: Option<String>,
     ) -> Result<Accepted, StoreError> {
-        let Intake { core, id, content, recipients } = self;
+        let Intake { core, id, content, recipients, due } = self;
         assert_eq!(envelope.size, content.written(), "the envelope says how much was written");
         assert!(envelope.size > 0, "a message has a header");
         let few = match recipients {
             Recipients::Few(few) => few,
             Recipients::Many(list) => {
-                return accept_list(&core, id, content, list, envelope, held).await;
+                return accept_list(&core, id, content, list, envelope, held, due).await;
             }
         };
         assert!(!few.is_empty(), "a message has recipients");
         let now = core.now();
-        let mut jobs = into_jobs(few, now);
+        let mut jobs = into_jobs(few, due.unwrap_or(now));
         match content {
             Content::Memory(bytes)
                 if held.is_none()
+                    && due.is_none()
                     && jobs.len() == 1
                     && !core.is_down(&jobs[0].destination, now)
                     && core.take_incoming(envelope.size) =>
@@ -209,7 +221,8 @@ impl Intake {
                 let shape = Shape::Inline(jobs);
                 let body = Body { generation: staging.generation(), key: None };
                 let message = Message { envelope, body, warned: false, held, shape };
-                let jobs = if message.held.is_some() { Vec::new() } else { jobs_of(id, &message) };
+                let waits = message.held.is_some() || due.is_some();
+                let jobs = if waits { Vec::new() } else { jobs_of(id, &message) };
                 let jobs = core.claims.claim_new(jobs);
                 accept_message(&core, id, &message).await?;
                 // Until now it kept the file of the body from being removed.
@@ -308,6 +321,7 @@ async fn accept_list(
     mut staging: ListStaging,
     envelope: Envelope,
     held: Option<String>,
+    due: Option<Timestamp>,
 ) -> Result<Accepted, StoreError> {
     // Two files: neither waits for the other.
     let (recipients, sealed) = tokio::join!(staging.finish(), content.seal(core, id));
@@ -318,7 +332,8 @@ async fn accept_list(
         open_jobs: 0,
         unfolding: true,
         unreported_since: None,
-        sweep: None,
+        // What is made of it is made due then; there is no job before that to be changed.
+        sweep: due.map(|due| Sweep { change: Change::Due(due), next: u32::MAX }),
     };
     let body = Body { generation: body_staging.generation(), key: None };
     let message = Message { envelope, body, warned: false, held, shape: Shape::List(list) };

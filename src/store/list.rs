@@ -245,7 +245,7 @@ impl Core {
     }
 }
 
-/// One slice: of an operator's change first, then of unfolding. Gives whether there is more to do, and the
+/// One slice: of an operator's change first, unless it is about due times, then of unfolding. Gives whether there is more to do, and the
 /// generation whose last message this took.
 fn slice(
     read: &dyn Read,
@@ -261,6 +261,10 @@ fn slice(
     let mut edit = Edit::on(read);
     edit.check(Check::Equals(MESSAGE.key(id), before));
     match list.sweep {
+        // What is still to be made is due then as well; what was made before waits for its sweep some moments longer.
+        Some(Sweep { change: Change::Due(due), .. }) if list.unfolding => {
+            unfold_slice(&mut edit, id, &message, &mut list, due)?;
+        }
         Some(sweep) => sweep_slice(&mut edit, id, term, &mut list, sweep)?,
         None if list.unfolding => unfold_slice(&mut edit, id, &message, &mut list, now)?,
         None => {}
@@ -345,11 +349,11 @@ fn unfold_slice(
     id: QueueId,
     message: &Message,
     list: &mut List,
-    now: Timestamp,
+    due: Timestamp,
 ) -> Result<(), StoreError> {
     let mut range = STAGED.under(id);
     let progress = progress(edit.read(), id)?;
-    let mut made = Made::after(list.jobs, now, progress.clone().unwrap_or_default());
+    let mut made = Made::after(list.jobs, due, progress.clone().unwrap_or_default());
     let mut ended = false;
     'rows: while !ended {
         let rows = read_range(edit, &range, READ_ROWS)?;

@@ -47,7 +47,7 @@ impl Intake {
     /// # Panics
     /// As [`Intake::accept`].
     pub async fn load(self, loading: Loading, origin: &str) -> Result<Loaded<QueueId>, StoreError> {
-        let Intake { core, id, content, recipients } = self;
+        let Intake { core, id, content, recipients, due: _ } = self;
         let Loading { envelope, attempts, warned, held } = loading;
         assert_eq!(envelope.size, content.written(), "the envelope says how much was written");
         assert!(envelope.size > 0, "a message has a header");

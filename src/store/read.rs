@@ -382,6 +382,20 @@ impl Store {
         Ok(jobs)
     }
 
+    /// Whether jobs are still being made of the message's list.
+    ///
+    /// # Errors
+    /// `Damaged`, `Unavailable`.
+    pub fn unfolds(&self, id: QueueId) -> Result<bool, StoreError> {
+        let snapshot = self.core().writer.snapshot()?;
+        let message = load::<_, Message, _>(&*snapshot, &MESSAGE, id)?;
+        let is_unfolding = |message: &Message| match &message.shape {
+            Shape::List(list) => list.unfolding,
+            Shape::Inline(_) => false,
+        };
+        Ok(message.is_some_and(|(message, _)| is_unfolding(&message)))
+    }
+
     /// Exact totals, at once.
     ///
     /// # Errors
@@ -472,6 +486,18 @@ fn merged(
     Ok((merged, last))
 }
 
+/// The job as it is shown, and tried: with the failures of its destination.
+pub(super) fn with_failures(
+    store: &Store,
+    read: &dyn Read,
+    id: QueueId,
+    arrival: Timestamp,
+    mut job: EntryJob,
+) -> Result<EntryJob, StoreError> {
+    Shown::of(store, read).fill(id, arrival, &mut job)?;
+    Ok(job)
+}
+
 /// Makes entries of rows, with what stands elsewhere: the status of destinations, and claims.
 struct Shown<'a> {
     store: &'a Store,
@@ -504,6 +530,7 @@ impl<'a> Shown<'a> {
                         body: BodyRef::Incoming(id),
                         recipients_total: jobs[0].recipients.len() as u32,
                         jobs,
+                        lost: false,
                         in_flight,
                     }
                 }
@@ -537,7 +564,8 @@ impl<'a> Shown<'a> {
         for job in &mut jobs {
             self.fill(id, envelope.arrival, job)?;
         }
-        Ok(Entry { id, envelope, held, warned, body, jobs, recipients_total, in_flight })
+        let lost = false;
+        Ok(Entry { id, envelope, held, warned, body, jobs, recipients_total, lost, in_flight })
     }
 
     /// What its destination as such met stands in one row for all its jobs. So a job without a status of its own shows its
@@ -618,6 +646,7 @@ fn unreadable(id: QueueId, body: BodyRef, error: &RecordError) -> Entry {
         body,
         jobs: Vec::new(),
         recipients_total: 0,
+        lost: true,
         in_flight: false,
     }
 }

@@ -11,9 +11,11 @@
 //! down NAME | up NAME        connections are refused, open ones are lost | it listens again
 //! submit <from> PARAM to <to> PARAM <to>... | Field: value   one SMTP transaction; `to 2500 at b.example <u@c.example>` is a list;
 //!                            `\r\n` parts fields
+//! submit 500 times <from> to <u#@b.example>   as many, with their numbers for `#`, one right after the other
 //! load N                     the machine's load average
 //! run [-qRtext -q!Stext -qIlast] [queuereturn=now] [order=time] [size=3]   an explicit run; `-qIlast` names the last message submitted
-//! hold TEXT | release | remove | bounce TEXT  what an operator does to every message
+//! hold TEXT | release | remove | bounce TEXT | reroute [RELAY]:PORT | reroute route  what an operator does to every message
+//! reload                     the house goes on with what was set since it stands
 //! damage bodies                               all that is stored of bodies is gone; while the house is stopped
 //! wait jobs N                until the list submitted last is unfolded into so many jobs
 //! wait finished              until nothing is left of the message submitted last
@@ -51,6 +53,7 @@ use kvmta::mail::time::Timestamp;
 use kvmta::maillog::{Maillog, Options, Sink};
 use kvmta::queue::House;
 use kvmta::queue::bounce::bounce;
+use kvmta::queue::reroute::reroute;
 use kvmta::queue::run::{Progress, Run, RunRequest};
 use kvmta::queue::runner::{Initiative, Runner, Sources};
 use kvmta::settle::RunSettings;
@@ -273,6 +276,7 @@ struct Standing {
     wake: mpsc::Sender<Accepted>,
     acceptor: Arc<Acceptor>,
     runs: mpsc::Sender<RunRequest>,
+    houses: watch::Sender<House>,
     stop: watch::Sender<bool>,
     runner: JoinHandle<()>,
 }
@@ -348,18 +352,36 @@ impl Play {
         let mailers = Arc::new(Mailers::new(config.clone(), world.clone(), store.clone()));
         let (wake, accepted) = mpsc::channel(2_000);
         let (runs, asked) = mpsc::channel(10);
-        let (etrn, _) = mpsc::channel(1);
         let (stop, stopped) = watch::channel(false);
-        let outlets = Outlets { wake: wake.clone(), etrn, events: Arc::new(|_| {}) };
-        let acceptor = Acceptor::new(config.clone(), world.clone(), store.clone(), None, outlets);
         let maillog = self.maillog.clone();
         let house = House { config, store: store.clone(), world, mailers, maillog };
-        let (_, houses) = watch::channel(house.clone());
+        let acceptor = self.acceptor(&house, &wake);
+        let (house_sender, houses) = watch::channel(house.clone());
         let sources = Sources { accepted, runs: asked, houses, stop: stopped };
         let runner = Runner::new(house.clone(), self.interval, Initiative::Due);
         let runner = tokio::spawn(runner.run(sources, duration("30s")));
-        let acceptor = Arc::new(acceptor);
-        self.standing = Some(Standing { store, house, wake, acceptor, runs, stop, runner });
+        let houses = house_sender;
+        self.standing = Some(Standing { store, house, wake, acceptor, runs, houses, stop, runner });
+    }
+
+    fn acceptor(&self, house: &House, wake: &mpsc::Sender<Accepted>) -> Arc<Acceptor> {
+        let (etrn, _) = mpsc::channel(1);
+        let outlets = Outlets { wake: wake.clone(), etrn, events: Arc::new(|_| {}) };
+        let House { config, world, store, .. } = house.clone();
+        Arc::new(Acceptor::new(config, world, store, None, outlets).running_every(self.interval))
+    }
+
+    /// As SIGHUP does it.
+    fn reload(&mut self) -> Result<(), String> {
+        let mut standing = self.standing.take().ok_or("the house is down")?;
+        let config = Arc::new(self.config.clone());
+        let House { world, store, .. } = standing.house.clone();
+        let mailers = Arc::new(Mailers::new(config.clone(), world, store));
+        standing.house = House { config, mailers, ..standing.house };
+        standing.acceptor = self.acceptor(&standing.house, &standing.wake);
+        standing.houses.send_replace(standing.house.clone());
+        self.standing = Some(standing);
+        Ok(())
     }
 
     fn store(&self) -> &Store {
@@ -511,7 +533,15 @@ impl Play {
         match word {
             "down" => {}
             "start" => self.bodies_checked().await,
-            "submit" => self.submit(rest).await?,
+            "submit" => match rest.split_once(" times ") {
+                None => self.submit(rest).await?,
+                Some((count, rest)) => {
+                    let count: u32 = count.parse().map_err(|_| "submit N times")?;
+                    for number in 0..count {
+                        self.submit(&rest.replace('#', &number.to_string())).await?;
+                    }
+                }
+            },
             "run" => self.run(rest).await?,
             "pass" => self.pass(duration(rest)).await,
             "load" => self.world.load.set(rest.parse().map_err(|_| "a number")?),
@@ -530,11 +560,18 @@ impl Play {
                 let standing = self.standing.as_ref().ok_or("the house is down")?;
                 for id in ids {
                     let bounced = bounce(&standing.house, id, rest).await;
-                    for report in bounced.map_err(|error| error.to_string())?.reports {
-                        let _ = standing.wake.try_send(report);
-                    }
+                    let bounced = bounced.map_err(|error| error.to_string())?;
+                    bounced.hand_over(id, &standing.wake, &standing.runs).await;
                 }
             }
+            "reroute" => {
+                let relay = (rest != "route").then(|| rest.to_owned());
+                let entries = self.entries();
+                let house = self.standing.as_ref().ok_or("the house is down")?.house.clone();
+                let done = reroute(&house, &entries, relay, Duration::ZERO).await;
+                done.map_err(|error| error.to_string())?;
+            }
+            "reload" => self.reload()?,
             "wait" if rest == "finished" => {
                 let id = self.last_id.ok_or("nothing was submitted")?;
                 while self.store().entry(id).unwrap().is_some() {
@@ -701,8 +738,8 @@ impl Play {
     /// In order, as the daemon does at SIGTERM. Time passes for the attempts under way.
     async fn stop(&mut self) -> Result<(), String> {
         let standing = self.standing.take().ok_or("the house is down")?;
-        let Standing { store, house, wake, acceptor, runs, stop, mut runner } = standing;
-        drop((house, wake, acceptor, runs));
+        let Standing { store, house, wake, acceptor, runs, houses, stop, mut runner } = standing;
+        drop((house, wake, acceptor, runs, houses));
         stop.send_replace(true);
         loop {
             for _ in 0..TURNS {
@@ -1028,6 +1065,16 @@ fn orders() {
 #[test]
 fn expensive() {
     file("expensive.txt");
+}
+
+#[test]
+fn fairness() {
+    file("fairness.txt");
+}
+
+#[test]
+fn reloads() {
+    file("reloads.txt");
 }
 
 #[test]

@@ -73,6 +73,7 @@ fn entry(
         body: BodyRef::Incoming(id),
         recipients_total: job.recipients.len() as u32,
         jobs: vec![job],
+        lost: false,
         in_flight: false,
     }
 }
@@ -97,6 +98,22 @@ fn queue() -> Vec<Entry> {
             Some(SOFT),
         ),
     ]
+}
+
+/// A row that stands out and can be parsed as any other: sendmail's columns, nothing but the queue ID known.
+#[test]
+fn a_lost_message_has_a_question_mark() {
+    let mut lost = entry("6AM6KPaP020579", 0, "c@down.example.net", None, None);
+    lost.held = Some("damaged record: unexpected end".into());
+    (lost.lost, lost.jobs, lost.recipients_total) = (true, Vec::new(), 0);
+    (lost.envelope.size, lost.envelope.header_len) = (0, 0);
+    let text = list(&[lost.clone()], false, None);
+    let row = "6AM6KPaP020579?       0 Sun Nov 22 06:20 \n";
+    let why = "                 (damaged record: unexpected end)\n";
+    assert!(text.contains(&format!("{row}{why}")), "{text}");
+    assert!(
+        list(&[lost], true, None).contains("6AM6KPaP020579?       0          0 Nov 22 06:20 \n")
+    );
 }
 
 fn list(entries: &[Entry], verbose: bool, printed: Option<u64>) -> String {

@@ -74,6 +74,7 @@ fn entry(envelope: Envelope, jobs: Vec<EntryJob>) -> Entry {
         warned: false,
         recipients_total: 1,
         jobs,
+        lost: false,
         in_flight: false,
     }
 }

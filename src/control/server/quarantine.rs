@@ -27,7 +27,8 @@ impl Visit {
                 let entries = store.list(after, PAGE)?;
                 let last = entries.last().map(|entry| entry.id).filter(|_| entries.len() == PAGE);
                 let found = selected(&store, &selection, entries)?;
-                Ok((found.into_iter().map(|entry| (entry.id, entry.held)).collect(), last))
+                let found = found.into_iter().filter(|entry| !entry.lost);
+                Ok((found.map(|entry| (entry.id, entry.held)).collect(), last))
             };
             let (found, last): (Vec<(QueueId, Option<String>)>, _) = blocking(page).await?;
             self.set_aside(&found, reason.as_deref()).await?;

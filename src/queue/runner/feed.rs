@@ -21,8 +21,12 @@ const AGENDA_PAGE: usize = 10_000;
 const READY_PAGE: usize = 128;
 /// Lanes fed in one turn of the loop.
 const LANES_FED: usize = 64;
-/// Messages looked at in one slice of a run or of INCOMING: a few milliseconds of reading.
+/// Messages looked at in one slice of a run or of INCOMING: a few milliseconds of reading. Fewer when there is room for fewer, so that no
+/// slice is read for each place that gets free.
 const SLICE: usize = 500;
+const SLICE_MIN: usize = 16;
+/// Jobs of a long list that a run looks at in one turn: up to a thousand recipients each.
+const LIST_JOBS: usize = 8;
 
 /// What became of a stored job that was offered to the window.
 enum Offered {
@@ -39,6 +43,9 @@ impl Runner {
     pub(super) fn feed(&mut self) -> Result<Duration, StoreError> {
         let now = self.now();
         let rests = self.rests();
+        if self.schedule.takes_incoming() {
+            self.read_incoming_again();
+        }
         if self.initiative == Initiative::Due && !rests {
             self.begin_queue_run();
             self.read_incoming()?;
@@ -54,8 +61,8 @@ impl Runner {
         }
         // Each of these has a cursor that every turn moves on, so a loop without rest ends.
         let more = matches!(self.incoming, Incoming::Reading { .. })
-            || !self.schedule.hungry(1).is_empty()
-            || !self.runs.unfinished().is_empty();
+            || self.schedule.is_hungry()
+            || self.runs.goes_on(|destination| self.schedule.has_room_for(destination));
         if more && self.schedule.has_room() {
             return Ok(Duration::ZERO);
         }
@@ -98,7 +105,7 @@ impl Runner {
         if !self.schedule.has_room() {
             return Ok(());
         }
-        let jobs = self.house.store.incoming(after, SLICE)?;
+        let jobs = self.house.store.incoming(after, self.slice())?;
         if jobs.is_empty() {
             self.held_back.incoming = false;
             let kept = std::mem::take(&mut self.load_keeps);
@@ -124,6 +131,8 @@ impl Runner {
             let rank = self.ranking.of_job(job, self.house.config.priority.retry);
             match self.offer_stored(&job.destination, job.id, None, rank)? {
                 Offered::Refused(Offer::Full, _) => return Ok(()),
+                // Others stand behind it; it is read again when its lane takes more.
+                Offered::Refused(Offer::Crowded, _) => {}
                 Offered::Refused(_, waiting) => self.closed.push(*waiting),
                 Offered::Taken | Offered::Busy => {}
             }
@@ -184,7 +193,7 @@ impl Runner {
             for row in rows {
                 let rank = self.rank_of(row.1);
                 let offered = self.offer_stored(&destination, row.1, None, rank)?;
-                if let Offered::Refused(Offer::Full, _) = offered {
+                if let Offered::Refused(Offer::Full | Offer::Crowded, _) = offered {
                     more = true;
                     break;
                 }
@@ -206,18 +215,26 @@ impl Runner {
         }
     }
 
+    fn slice(&self) -> usize {
+        self.schedule.room().clamp(SLICE_MIN, SLICE)
+    }
+
     /// The next slice of an explicit run.
     fn advance_run(&mut self, id: RunId) -> Result<(), StoreError> {
         if !self.schedule.has_room() {
             return Ok(());
         }
         let Some(mut run) = self.runs.take(id) else { return Ok(()) };
-        let result = self.advance(&mut run, id);
+        let result = match &run.waits_for {
+            Some(destination) if !self.schedule.has_room_for(destination) => Ok(()),
+            _ => self.advance(&mut run, id),
+        };
         self.runs.put_back(id, run);
         result
     }
 
     fn advance(&mut self, run: &mut ActiveRun, id: RunId) -> Result<(), StoreError> {
+        run.waits_for = None;
         if self.resting {
             for listener in &run.listeners {
                 let text = "Skipping queue run -- load average too high".to_owned();
@@ -230,21 +247,17 @@ impl Runner {
         if let Choice::Found(_) = run.choice {
             return self.offer_found(run, id);
         }
-        let entries = self.house.store.list(run.cursor, SLICE)?;
-        let at_end = entries.len() < SLICE;
+        // In the middle of a list it alone is gone on with.
+        let slice = if run.in_list.is_some() { 1 } else { self.slice() };
+        let entries = self.house.store.list(run.cursor, slice)?;
+        let at_end = entries.len() < slice;
         for entry in entries {
-            if run.selects(&entry) {
-                let ready = self.ready_jobs(run, &entry)?;
-                if let Choice::Looking(best) = &mut run.choice {
-                    if let Some((rank, _)) = ready.first() {
-                        best.consider(rank.clone(), entry.id);
-                    }
-                } else if !self.offer_jobs(run, id, &entry, ready)? {
-                    // The cursor stays before this message; its jobs that were taken are busy or tried by then.
-                    return Ok(());
-                }
+            if entry.held.is_none() && !self.offer_message(run, id, &entry)? {
+                // The cursor stays before this message; its jobs that were taken are busy or tried by then.
+                return Ok(());
             }
             run.cursor = Some(entry.id);
+            run.in_list = None;
         }
         if at_end {
             run.read_to_end();
@@ -254,19 +267,19 @@ impl Runner {
 
     /// Offers a slice of the messages that were chosen.
     fn offer_found(&mut self, run: &mut ActiveRun, id: RunId) -> Result<(), StoreError> {
-        for _ in 0..SLICE {
+        for _ in 0..self.slice() {
             let Choice::Found(found) = &run.choice else { return Ok(()) };
             let Some(first) = found.front().copied() else {
                 run.exhausted = true;
                 return Ok(());
             };
             // Gone or held meanwhile: then there is nothing to try.
-            if let Some(entry) = self.house.store.entry(first)?.filter(|e| e.held.is_none()) {
-                let ready = self.ready_jobs(run, &entry)?;
-                if !self.offer_jobs(run, id, &entry, ready)? {
-                    return Ok(());
-                }
+            if let Some(entry) = self.house.store.entry(first)?.filter(|e| e.held.is_none())
+                && !self.offer_message(run, id, &entry)?
+            {
+                return Ok(());
             }
+            run.in_list = None;
             if let Choice::Found(found) = &mut run.choice {
                 found.pop_front();
             }
@@ -274,28 +287,58 @@ impl Runner {
         Ok(())
     }
 
-    /// The jobs of a message that this run is to try, with their ranks.
-    fn ready_jobs(
-        &self,
-        run: &ActiveRun,
+    /// Offers the jobs of one message that the run is about, or takes it into account for the choice. False when it is to be gone on
+    /// with: the window has no room, or the list is long.
+    fn offer_message(
+        &mut self,
+        run: &mut ActiveRun,
+        id: RunId,
         entry: &Entry,
-    ) -> Result<Vec<(Rank, EntryJob)>, StoreError> {
-        let failed_at = |destination: &Destination| self.schedule.failed_at(destination);
-        run.ready_jobs(&self.house, self.load(), entry, failed_at)
+    ) -> Result<bool, StoreError> {
+        if !entry.jobs.is_empty() || entry.recipients_total == 0 {
+            return match run.selects(entry) {
+                true => self.offer_jobs(run, id, entry, &entry.jobs),
+                false => Ok(true),
+            };
+        }
+        let after = run.in_list.filter(|(of, _)| *of == entry.id).map(|(_, number)| number);
+        let page = self.house.store.jobs(entry.id, after, LIST_JOBS)?;
+        let Some(last) = page.last().map(|job| job.number) else { return Ok(true) };
+        let selected: Vec<EntryJob> =
+            page.into_iter().filter(|job| run.selects_job(entry, job)).collect();
+        if self.offer_jobs(run, id, entry, &selected)? {
+            run.in_list = Some((entry.id, last));
+            // One job of it is enough to choose it.
+            return Ok(run.considered == Some(entry.id));
+        }
+        Ok(false)
     }
 
-    /// Offers the jobs of one message; false when the window has no room for one of them.
+    /// Offers those of these jobs of one message that are ready; false when there is no room for one of them.
     fn offer_jobs(
         &mut self,
         run: &mut ActiveRun,
         id: RunId,
         entry: &Entry,
-        jobs: Vec<(Rank, EntryJob)>,
+        jobs: &[EntryJob],
     ) -> Result<bool, StoreError> {
-        for (rank, job) in jobs {
+        let failed_at = |destination: &Destination| self.schedule.failed_at(destination);
+        let ready = run.ready_jobs(&self.house.config, self.load(), entry, jobs, failed_at);
+        if let Choice::Looking(best) = &mut run.choice {
+            if let Some((rank, _)) = ready.first() {
+                best.consider(rank.clone(), entry.id);
+                run.considered = Some(entry.id);
+            }
+            return Ok(true);
+        }
+        for (rank, job) in ready {
             let job_id = JobId { queue_id: entry.id, number: job.number };
             match self.offer_stored(&job.destination, job_id, Some(id), rank)? {
                 Offered::Refused(Offer::Full, _) => return Ok(false),
+                Offered::Refused(Offer::Crowded, _) => {
+                    run.waits_for = Some(job.destination.clone());
+                    return Ok(false);
+                }
                 Offered::Refused(..) | Offered::Busy => {}
                 Offered::Taken => run.outstanding += 1,
             }

@@ -96,6 +96,7 @@ fn entry(line: &str) -> (String, Entry) {
         body: BodyRef::Incoming(id),
         recipients_total: job.recipients.len() as u32,
         jobs: vec![job],
+        lost: false,
         in_flight: false,
     };
     (words[1].clone(), entry)
