@@ -8,6 +8,7 @@ use super::{Daemon, DeliveryMode};
 
 /// One listener from `Port=2525, Addr=127.0.0.1, Name=MTA`.
 ///
+/// Of keys that begin alike, delayLA and DeliveryMode, refuseLA and RcvBufSize, the case of a lone first letter decides.
 /// A key that does nothing here is said in `remarks`. What would make the port less safe than asked for (TLS from
 /// the first octet, AUTH demanded) is refused, so that the port is not opened at all.
 ///

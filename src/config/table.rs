@@ -165,7 +165,7 @@ static REPORTS: &[OptionSpec] = &[
 #[rustfmt::skip]
 static SERVER: &[OptionSpec] = &[
     opt("DaemonPortOptions", Some('O'), "", List("Key=value, ...", daemon_ports),
-        "A port to listen on: Port=25, Addr=127.0.0.1, Family=inet6, Name=MTA, Listen=511, Modify=O (may fail) E (no ETRN) S (no STARTTLS). May be repeated. Default port 25 of all addresses for the system's queue, and 127.0.0.1 port 2525 for any other QueueDirectory."),
+        "A port to listen on: Port=25, Addr=127.0.0.1, Family=inet6, Name=MTA, Listen=511, Modify=O (may fail) E (no ETRN) S (no STARTTLS), and refuseLA=, delayLA=, queueLA= (below QueueLA), DeliveryMode= in place of the options of these names. May be repeated. Default port 25 of all addresses for the system's queue, and 127.0.0.1 port 2525 for any other QueueDirectory."),
     opt("MaxMessageSize", None, "0", Size(|d, n| d.config.limits.message_size = n),
         "Largest message taken, offered as SIZE; 0 for no limit."),
     user("MaxRecipientsPerMessage", None, "0", Number(0, MANY, |d, n| d.config.limits.recipients = n as u32),

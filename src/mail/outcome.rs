@@ -104,6 +104,16 @@ impl Report {
         }
     }
 
+    /// What the failure is for a shell (sysexits): 67 no such user, 68 no such host, 69 the rest.
+    pub fn exit(&self) -> u8 {
+        match self.status.parts() {
+            _ if self.refuses_recipient() => 67,
+            (_, 1, 1) => 67,
+            (_, 1, 2) => 68,
+            _ => 69,
+        }
+    }
+
     /// Whether a host refused this one recipient (550, 551, 553 to RCPT), not the mail as such.
     pub fn refuses_recipient(&self) -> bool {
         let rcpt = self.command.as_deref().and_then(|command| command.get(..4));
@@ -165,5 +175,35 @@ impl ReportMessage {
             }
         }
         bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As sendmail's exit status and its `stat=` have it: 550, 551 and 553 to RCPT are unknown users, whatever their status says.
+    #[test]
+    fn failures_have_an_exit_status() {
+        let failure = |status: &str, code: Option<u16>, command: Option<&str>| Report {
+            status: status.parse().unwrap(),
+            text: String::new(),
+            reply: code.map(|code| Reply::new(code, None, "no")),
+            command: command.map(str::to_owned),
+            remote: None,
+            at: Timestamp::ZERO,
+        };
+        for (status, code, command, exit) in [
+            ("5.1.1", Some(550), Some("RCPT To:<a@b>"), 67),
+            ("5.7.1", Some(550), Some("RCPT To:<a@b>"), 67),
+            ("5.7.1", Some(551), Some("rcpt to:<a@b>"), 67),
+            ("5.2.2", Some(552), Some("RCPT To:<a@b>"), 69),
+            ("5.7.1", Some(550), Some("DATA"), 69),
+            ("5.1.1", None, None, 67),
+            ("5.1.2", None, None, 68),
+            ("5.4.7", None, None, 69),
+        ] {
+            assert_eq!(failure(status, code, command).exit(), exit, "{status} {code:?}");
+        }
     }
 }

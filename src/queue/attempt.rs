@@ -27,7 +27,7 @@ use crate::mail::verdict::MessageState;
 use crate::maillog::{Side, verbose};
 use crate::route;
 use crate::settle::{self, Notice, Plan, RunSettings};
-use crate::store::{Accepted, Claim, DestinationState, Settled, StoreError};
+use crate::store::{Accepted, Claim, DestinationState, Far, Settled, StoreError};
 
 /// A host that stays up, or down, is noted this often at most.
 const HOST_STATUS_GRAIN: Duration = Duration::from_secs(60);
@@ -58,8 +58,8 @@ pub(super) struct Ended {
     pub(super) accepted: Vec<Accepted>,
     /// Whether the job, or what became of it, has to be found in the store again.
     pub(super) again: Again,
-    /// The first recipient that failed for good.
-    pub(super) failed: Option<EnhancedStatus>,
+    /// What the first recipient that failed for good is for a shell.
+    pub(super) failed: Option<u8>,
     /// Why the destination could not be reached.
     pub(super) unreachable: Option<Report>,
     /// Failures of the message stay unreported until then at the latest.
@@ -100,6 +100,8 @@ pub(super) enum Errand {
     Reported { id: QueueId, accepted: Vec<Accepted>, next: Option<Timestamp> },
     /// AGENDA keys were moved.
     AgendaMoved,
+    /// A key is early still: a job that is due by READY has just ended, and its settle is not durable yet, or somebody else has it.
+    AgendaEarly,
     /// There was nothing to do.
     Done,
     /// The store refused.
@@ -286,7 +288,7 @@ async fn settle_outcomes(
 ) -> Result<Ended, StoreError> {
     let deferred = outcomes.iter().any(|(_, o)| matches!(o, Outcome::Deferred(_)));
     let failed = outcomes.iter().find_map(|(_, outcome)| match outcome {
-        Outcome::Failed(report) => Some(report.status),
+        Outcome::Failed(report) => Some(report.exit()),
         _ => None,
     });
     // A host that defers everything with a lost connection is not one to open more connections to.
@@ -544,14 +546,19 @@ pub(super) async fn defer(house: House, id: JobId, interval: Option<Duration>) -
 /// The AGENDA keys of these destinations go to the times of their earliest READY jobs.
 pub(super) async fn advance_agenda(house: House, idle: BTreeSet<Arc<Destination>>) -> Errand {
     let mut done = Errand::Done;
+    let (now, mut is_early) = (house.world.clock.now(), false);
     for destination in idle {
         match house.store.advance_agenda(&destination).await {
             Ok(true) => done = Errand::AgendaMoved,
-            Ok(false) => {}
+            Ok(false) => match house.store.ready(&destination, now, Far::Never, None, 1) {
+                Ok((due, _)) if due.is_empty() => {}
+                Ok(_) => is_early = true,
+                Err(error) => return Errand::Failed(error),
+            },
             Err(error) => return Errand::Failed(error),
         }
     }
-    done
+    if is_early { Errand::AgendaEarly } else { done }
 }
 
 /// Host status is advice: what says nothing new is not written, and what cannot be written is forgotten. The outcomes

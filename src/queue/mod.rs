@@ -2,7 +2,8 @@
 //!
 //! [`schedule`] is the active window, [`order`] what goes first in it, both pure;
 //! [`run`] are explicit runs, [`runs`] those under way; [`deadline`] judges jobs whose time is over;
-//! [`report`] has failures reported in time; [`bounce`] and [`reroute`] do what operators ask; [`interrupted`] names what an unclean stop interrupted;
+//! [`report`] has failures reported in time;
+//! [`bounce`] and [`reroute`] do what operators ask; [`interrupted`] names what an unclean stop interrupted;
 //! [`runner`] holds the loop and the life of one job, `runner/feed.rs` what fills the window. Everything else is in the store:
 //! what does not fit into the window is found there again, and a crash loses nothing but the order of the next few seconds.
 

@@ -45,6 +45,8 @@ use crate::store::{Accepted, Claim, Far, StoreError};
 const FRESH_AT_ONCE: usize = 256;
 /// How soon the AGENDA is looked at again after a settle may have moved it.
 const AGENDA_SOON: Duration = Duration::from_millis(200);
+/// How soon it is when a job that has ended still stands there: its settle is durable by then.
+const SETTLE_SOON: Duration = Duration::from_millis(500);
 /// How long the loop rests at most: a clock set forward is noticed by then.
 const REST_MAX: Duration = Duration::from_secs(30);
 /// An interval that no daemon lives to see.
@@ -370,6 +372,13 @@ impl Runner {
             let idle = std::mem::take(&mut self.idle);
             self.errands.spawn(attempt::advance_agenda(self.house.clone(), idle));
         }
+        for run in self.runs.take_done().into_iter().filter(|run| !run.listeners.is_empty()) {
+            let told = run.tell_done(self.house.store.clone());
+            self.errands.spawn(async move {
+                told.await;
+                Errand::Done
+            });
+        }
     }
 
     /// INCOMING may hold a job that is in nobody's hands.
@@ -542,7 +551,7 @@ impl Runner {
         self.send_home(home, ended.unreachable);
         self.advance_agenda_if_idle(&destination);
         if let Some(run) = run {
-            self.runs.job_ended(run, ended.failed);
+            self.runs.job_ended(run, id.queue_id, ended.failed);
         }
     }
 
@@ -551,7 +560,7 @@ impl Runner {
         let mut judged: Vec<(RunSettings, Waiting<Claim>)> = Vec::new();
         let mut of_runs = Vec::new();
         for waiting in home {
-            of_runs.extend(waiting.run);
+            of_runs.extend(waiting.run.map(|run| (run, waiting.id.queue_id)));
             let run = waiting.run.and_then(|run| self.runs.get_mut(run));
             let settings = run.map(|run| run.run.settings.clone()).unwrap_or_default();
             if attempt::judges_each(&self.house, &settings, self.interval) {
@@ -565,8 +574,8 @@ impl Runner {
             self.errands.spawn(attempt::judge_unreachable(house, judged, report, interval));
         }
         // Only now, as the last one ends its run.
-        for run in of_runs {
-            self.runs.job_ended(run, None);
+        for (run, message) in of_runs {
+            self.runs.job_ended(run, message, None);
         }
     }
 
@@ -582,6 +591,7 @@ impl Runner {
         match done {
             Ok(Errand::Accepted(accepted)) => self.accepted(accepted),
             Ok(Errand::AgendaMoved) => self.agenda_after(AGENDA_SOON),
+            Ok(Errand::AgendaEarly) => self.agenda_after(SETTLE_SOON),
             Ok(Errand::Done) => {}
             Ok(Errand::Judged { destination, accepted, next }) => {
                 self.deadlines.looked_at(destination, next);

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -15,14 +16,20 @@ use crate::config::Config;
 use crate::mail::envelope::Envelope;
 use crate::mail::job::{Destination, Entry, EntryJob};
 use crate::mail::queue_id::QueueId;
-use crate::mail::status::EnhancedStatus;
 use crate::mail::time::Timestamp;
+use crate::store::Store;
+
+/// Messages remembered of those a run tried last: more than are settled at once.
+const ENDED_MAX: usize = 200;
+/// How long the answer to a run waits for the settles of its last messages.
+const LANDING_MAX: Duration = Duration::from_secs(2);
 
 /// The runs under way, by name.
 #[derive(Default)]
 pub(super) struct Runs {
     active: HashMap<RunId, ActiveRun>,
     last: RunId,
+    done: Vec<ActiveRun>,
 }
 
 impl Runs {
@@ -62,6 +69,7 @@ impl Runs {
         let run = Run { verbose, wait: true, ..Run::default() };
         let mut active = ActiveRun::new(run, started, config);
         active.exhausted = true;
+        active.is_submission = true;
         active.listeners.push(progress);
         self.add(active)
     }
@@ -99,12 +107,17 @@ impl Runs {
     }
 
     /// A job of it has left the window.
-    pub(super) fn job_ended(&mut self, id: RunId, failed: Option<EnhancedStatus>) {
+    pub(super) fn job_ended(&mut self, id: RunId, message: QueueId, failed: Option<u8>) {
         if let Some(run) = self.active.get_mut(&id) {
             run.outstanding -= 1;
-            if let Some(status) = failed {
-                run.failed(status);
+            // The first failure decides the exit status, as sendmail has it.
+            if run.exit == 0 {
+                run.exit = failed.unwrap_or(0);
             }
+            if run.ended.len() == ENDED_MAX {
+                run.ended.pop_front();
+            }
+            run.ended.push_back(message);
         }
         self.close_if_done(id);
     }
@@ -114,11 +127,13 @@ impl Runs {
         if self.active.get(&id).is_some_and(|run| run.exhausted && run.outstanding == 0)
             && let Some(run) = self.active.remove(&id)
         {
-            for listener in run.listeners {
-                // A place is kept free for this last word (`Audience`).
-                let _ = listener.try_send(Progress::Done { exit: run.exit });
-            }
+            self.done.push(run);
         }
+    }
+
+    /// Those that ended since the last call, and whose listeners wait to be told.
+    pub(super) fn take_done(&mut self) -> Vec<ActiveRun> {
+        std::mem::take(&mut self.done)
     }
 }
 
@@ -136,6 +151,8 @@ pub(super) struct ActiveRun {
     pub(super) considered: Option<QueueId>,
     /// The cursor has passed the last message, and all that were chosen were offered.
     pub(super) exhausted: bool,
+    /// It is one message that was just accepted.
+    is_submission: bool,
     /// What goes first.
     ranking: Ranking,
     /// MaxQueueRunSize: the messages to try are chosen before any is.
@@ -143,6 +160,8 @@ pub(super) struct ActiveRun {
     /// Jobs of it in the window.
     pub(super) outstanding: usize,
     exit: u8,
+    /// The messages whose jobs ended last: their settles may not be durable yet, and until then nobody gets them.
+    ended: VecDeque<QueueId>,
     pub(super) listeners: Vec<mpsc::Sender<Progress>>,
     /// Messages are announced with their number in the run; a submission that waits has but one.
     pub(super) numbering: Option<Numbering>,
@@ -214,8 +233,10 @@ impl ActiveRun {
             waits_for: None,
             considered: None,
             exhausted: false,
+            is_submission: false,
             outstanding: 0,
             exit: 0,
+            ended: VecDeque::new(),
             listeners: Vec::new(),
         }
     }
@@ -271,6 +292,24 @@ impl ActiveRun {
         ready
     }
 
+    /// Tells whoever waits that all of it was tried. Of a run of the queue not before what it tried last may be tried again: the next
+    /// command would find it in hand.
+    pub(super) async fn tell_done(self, store: Store) {
+        if !self.is_submission {
+            let landed = async {
+                for id in &self.ended {
+                    store.landed(*id, LANDING_MAX).await;
+                }
+            };
+            // Then it is told all the same: all was tried.
+            let _ = tokio::time::timeout(LANDING_MAX, landed).await;
+        }
+        for listener in self.listeners {
+            // A place is kept free for this last word (`Audience`).
+            let _ = listener.try_send(Progress::Done { exit: self.exit });
+        }
+    }
+
     /// Whether this run has met the job already, by itself or (`failed_at`) by the failure of its destination.
     fn has_met(&self, job: &EntryJob, failed_at: Option<Timestamp>) -> bool {
         job.last_attempt >= Some(self.started) || failed_at >= Some(self.started)
@@ -289,17 +328,6 @@ impl ActiveRun {
         let wait =
             max_age.map_or(min_age, |max| min_age.max(last.since(envelope.arrival).min(max)));
         self.started >= last.after(wait)
-    }
-
-    /// Notes a failure: the first one decides the exit status, as sendmail has it.
-    fn failed(&mut self, status: EnhancedStatus) {
-        if self.exit == 0 {
-            self.exit = match status.parts() {
-                (_, 1, 1) => 67,
-                (_, 1, 2) => 68,
-                _ => 69,
-            };
-        }
     }
 }
 

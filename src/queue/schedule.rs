@@ -11,9 +11,9 @@
 //! cannot be reached at all closes its lane until a given time.
 //!
 //! Everything is bounded: jobs in memory ([`Limits::jobs`]), their bytes ([`Limits::octets`]), idle lanes kept
-//! ([`IDLE_LANES_MAX`]). What does not fit stays in the store, where the runner finds it again. A lane has as many jobs waiting as there are
-//! free places at most, so a destination with a million of them takes half of the window, two such a third each, and there is
-//! always room for others. No step here goes through the lanes or the jobs, but those that are rare: letting go of all
+//! ([`IDLE_LANES_MAX`]). What does not fit stays in the store, where the runner finds it again. A lane has at most as many
+//! jobs waiting as there are free places, so a destination with a million of them takes half of the window, two such a third each, and
+//! there is always room for others. No step here goes through the lanes or the jobs, but those that are rare: letting go of all
 //! ([`Schedule::let_go`]), and forgetting idle lanes once their number has doubled.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};

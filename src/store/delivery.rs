@@ -21,7 +21,8 @@ impl Store {
         self.core().claims.claim(id)
     }
 
-    /// The job as it is now, with its open recipients, and the failures of its destination among its attempts; none when it is settled, removed, or its message held.
+    /// The job as it is now, with its open recipients; failures of its destination are among its attempts. None when it is settled,
+    /// removed, or its message held.
     ///
     /// # Errors
     /// `Damaged` when its record cannot be read: it is not offered by [`Store::ready`] any more. `Unavailable`.

@@ -4,6 +4,7 @@ use super::*;
 use crate::config::Config;
 use crate::deliver::Mailers;
 use crate::maillog::Maillog;
+use crate::queue::run::Run;
 use crate::store::engine::mem::MemDisk;
 use crate::store::{Store, StoreOptions};
 use crate::world::Clock;
@@ -42,4 +43,24 @@ async fn whoever_has_nothing_to_do_rests() {
         tokio::time::advance(REST_MAX).await;
         assert!((0..3).any(|_| runner.feed().unwrap() == REST_MAX), "{initiative:?} {interval:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_runs_are_under_way_than_are_allowed() {
+    use crate::mail::selection::{Field, Selection, Term};
+    let directory = tempfile::tempdir().unwrap();
+    let mut runner = Runner::new(house(&directory), None, Initiative::Asked);
+    let mut ask = |number: usize| {
+        let substring = number.to_string();
+        let terms = vec![Term { field: Field::Sender, negated: false, substring }];
+        let run = Run { selection: Selection { terms, lost: false }, ..Run::default() };
+        let (progress, heard) = mpsc::channel(10);
+        runner.requested(RunRequest::Queue { run, progress: Some(progress) });
+        heard
+    };
+    let mut taken: Vec<_> = (0..RUNS_MAX).map(&mut ask).collect();
+    assert!(taken.iter_mut().all(|heard| heard.try_recv().is_err()));
+    let mut refused = ask(RUNS_MAX);
+    assert!(matches!(refused.try_recv(), Ok(Progress::Line(line)) if line.contains("Too many")));
+    assert_eq!(refused.try_recv(), Ok(Progress::Done { exit: 75 }));
 }

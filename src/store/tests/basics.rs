@@ -409,6 +409,7 @@ async fn a_damaged_record_is_set_aside_and_can_be_removed() {
     assert_eq!(ready.iter().map(|(_, job)| job.queue_id).collect::<Vec<_>>(), [good.id]);
     let list = store.list(None, 10).unwrap();
     assert_eq!(list[0].held.as_deref(), Some("damaged record: format 77 is unknown"));
+    assert!(list[0].lost);
     assert!(store.check().unwrap().iter().any(|broken| broken.invariant == "I10"));
     assert_eq!(store.remove(vec![bad.id, good.id]).await.unwrap(), 2);
     assert!(store.list(None, 10).unwrap().is_empty());
