@@ -121,11 +121,11 @@ mod tests {
     #[test]
     fn a_port_may_have_limits_of_its_own() {
         use crate::config::Daemon;
-        let mut config = Config::default();
-        config.load = LoadLimits { queue: Some(20), refuse: Some(12), delay: 5 };
+        let load = LoadLimits { queue: Some(20), refuse: Some(12), delay: 5 };
         let mut busy = Daemon::at("MSA", "127.0.0.1:587".parse().unwrap());
         busy.load = PortLoad { queue: Some(8), refuse: Some(30), delay: Some(0) };
-        config.daemons = vec![Daemon::at("MTA", "127.0.0.1:25".parse().unwrap()), busy];
+        let daemons = vec![Daemon::at("MTA", "127.0.0.1:25".parse().unwrap()), busy];
+        let config = Config { load, daemons, ..Config::default() };
         for (port, refuses, delays, waits) in
             [("MTA", true, true, false), ("MSA", false, false, true), ("stdin", true, true, false)]
         {

@@ -32,6 +32,9 @@
 //! space, and no index. Only what is deferred pays for a schedule. Listings and operators see both through one iterator, in queue-ID
 //! order (`read.rs`).
 //!
+//! What is only to be queued (DeliveryMode q of one message, or of the port it came through) goes to the schedule at once, due at the
+//! next queue run.
+//!
 //! *Two levels of schedule.* AGENDA orders destinations, READY orders the jobs of one destination. A host that is down moves
 //! one AGENDA key, not every message behind it; what is due next is two short range reads at any size of the queue. An
 //! AGENDA key **may be early, never late**: early costs one look, late would be mail asleep. So what only makes the
