@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """(g) The programs people send mail with: swaks, smtplib, git send-email; and through the sendmail command s-nail, mutt, mailx, nmh,
-PHP, logwatch and cron."""
-import smtplib
+alpine, PHP, logwatch and cron."""
+import fcntl, pty, select, smtplib, struct, termios
 from email.message import EmailMessage
 from lab import *
 
@@ -29,6 +29,7 @@ with Scenario("clients") as s:
         (s.dir / f"{label.replace(' ', '-')}.out").write_bytes(out)
         s.check(process.returncode == 0, f"{label}: exit 0", out[-600:])
         return out
+    may_mount = os.geteuid() == 0 and subprocess.run(["unshare", "-m", "sh", "-c", "mount -t tmpfs none /run"], capture_output=True).returncode == 0
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
     out = run("swaks", tool("swaks", "usr/bin/swaks", "--server", f"{LOCAL}:{kvmta.port}", "--from", "me@load.example", "--to",
@@ -88,6 +89,54 @@ with Scenario("clients") as s:
         s.check(wait_for(lambda: sink.recipients()["hidden@sink.example"] == 1, 10), "nmh: Bcc gets a copy")
         s.check(b"hidden@" not in got.data, "nmh: Bcc is gone from the others'", got.data[:600])
 
+    def type_to(program, *steps, limit=20):
+        """Types at a program on a terminal: each step is (what the screen must show first, keys). Returns (exit, screen)."""
+        ours, its = pty.openpty()
+        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+
+        def own_terminal():
+            os.setsid()
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        process = s.process(subprocess.Popen(program, env={**tool_env("alpine"), "TERM": "vt100"}, stdin=its, stdout=its, stderr=its, preexec_fn=own_terminal))
+        os.close(its)
+        end = time.monotonic() + limit
+
+        def read_until(text):
+            seen = b""
+            while text is None or text not in seen:
+                if not select.select([ours], [], [], max(0, end - time.monotonic()))[0]:
+                    break
+                try:
+                    seen += os.read(ours, 65536)
+                except OSError:         # it has closed its side
+                    break
+            return seen
+        for shown, keys in steps:
+            read_until(shown)
+            os.write(ours, keys)
+        screen = read_until(None)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        os.close(ours)
+        return process.returncode, screen
+
+    # alpine hands a message to its sendmail-path with -t; without one it talks to /usr/sbin/sendmail -bs.
+    ours_as_the_systems = f"""mkdir {s.dir}/sbin && mount -t tmpfs none {s.dir}/sbin && cd {s.dir}/sbin && mkdir upper work
+mount -t overlay overlay -o lowerdir=/usr/sbin,upperdir=upper,workdir=work /usr/sbin && rm -f /usr/sbin/sendmail && cp {command} /usr/sbin/sendmail
+exec "$@" """
+    for way, setting, before in (("-t", f"sendmail-path={command} -oem -t -oi\n", []), ("-bs", "", ["unshare", "-m", "sh", "-ec", ours_as_the_systems, "sh"])):
+        if before and not may_mount:
+            print("  --   alpine -bs: needs root and a mount name space")
+            continue
+        to = f"alpine{way}@sink.example"
+        rc = s.dir / f"pinerc{way}"
+        rc.write_text(f"personal-name=Me\nuser-domain=load.example\ndefault-fcc=\"\"\ninbox-path={s.dir}/inbox\nmail-directory={s.dir}/alpine\n"
+                      f"feature-list=quit-without-confirm,send-without-confirm\nlast-version-used=9.99\n{setting}")
+        exit, screen = type_to([*before, BASE / "alpine/usr/bin/alpine", "-p", rc, "-P", "/dev/null", to], (b"Message Text", b"\x0e\x0e"),
+                               (b"Subject", b"by alpine\r"), (b"Message Text", b"from alpine\r.\rend"), (b"end", b"\x18"))
+        s.check(exit == 0 and b"Sending mail" in screen, f"alpine {way}: sends", (exit, screen[-600:].replace(b"\0", b"")))
+        expect(f"alpine {way}", to, b"Subject: by alpine\r\n", b"From: Me <root@load.example>\r\n", b"from alpine\r\n.\r\nend")
+
     mail_call = 'exit(mail("php@sink.example", "by PHP", "from PHP\\n.\\nend\\n", "X-Try: php\\r\\nCc: cc@sink.example", "-fphp@load.example") ? 0 : 1);'
     run("PHP", tool("php", "usr/bin/php8.2", "-n", "-d", f"sendmail_path={command} -t -i", "-r", mail_call, **pipes))
     got = expect("PHP", "php@sink.example", b"Subject: by PHP\r\n", b"X-Try: php\r\n", b"\r\n.\r\nend\r\n")
@@ -135,7 +184,7 @@ printf 'auth required pam_permit.so\naccount required pam_permit.so\nsession req
 printf 'MAILTO=cron@sink.example\n@reboot root echo by cron\n' >/etc/cron.d/try
 touch ready
 exec {BASE}/cron/usr/sbin/cron -f"""
-    if os.geteuid() == 0 and subprocess.run(["unshare", "-m", "sh", "-c", "mount -t tmpfs none /run"], capture_output=True).returncode == 0:
+    if may_mount:
         cron = s.process(subprocess.Popen(["unshare", "-m", "sh", "-c", own], env=tool_env("cron"), stdout=open(s.dir / "cron.out", "wb"),
                                           stderr=subprocess.STDOUT))
         wait_for(lambda: sink.recipients()["cron@sink.example"] or cron.poll() is not None, 20)
