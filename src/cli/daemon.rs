@@ -5,7 +5,8 @@
 //! starts threads.
 //!
 //! Signals: SIGTERM and SIGINT stop in order; SIGHUP reads the configuration again ([`super::reload`]); SIGUSR1 writes what is going
-//! on into the log. SIGPIPE is ignored, as std does it: a broken connection is an error of its write.
+//! on into the log. `shutdown` and `restart` on ControlSocketName stop and reload it too ([`super::control_socket`]). SIGPIPE is
+//! ignored, as std does it: a broken connection is an error of its write.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -17,17 +18,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval};
 
 use super::ask::{FLUSH_MAX, Log, Whose};
+use super::control_socket::ControlSocket;
 use super::exit::Exit;
 use super::house::{self, Kind, Running};
 use super::ports::{self, Port, PortError};
+use super::program::Program;
 use super::reload::{self, Load};
 use super::supervisor::{self, State};
 use crate::config::Config;
 use crate::config::check::{Diagnostic, Severity};
 use crate::control::client;
+use crate::control::orders::{ORDERS_MAX, Order};
 use crate::control::proto::{Answer, Request};
 use crate::maillog::Maillog;
 use crate::queue::run::Run;
@@ -139,22 +144,38 @@ fn prepared(
         let path = config.pid_file.as_deref().unwrap_or(Path::new("")).display();
         (format!("cannot write PidFile {path}: {error}"), Exit::CantCreate)
     })?;
+    let becomes = run_as(&config)?;
+    let control = ControlSocket::open(&config, becomes.as_ref(), maillog);
     drop_root(&config)?;
     let runtime = super::ask::runtime()
         .map_err(|error| (format!("cannot start threads: {error}"), Exit::OsErr))?;
     let config = Arc::new(config);
-    runtime.block_on(serve(config, daemon, ports, pid, load, maillog, detached))
+    let opened = Opened { ports, pid, control };
+    runtime.block_on(serve(config, daemon, opened, load, maillog, detached))
+}
+
+/// What is opened while there is the right to.
+struct Opened {
+    ports: Vec<Port>,
+    pid: PidFile,
+    control: Option<ControlSocket>,
 }
 
 async fn serve(
     config: Arc<Config>,
     daemon: &Daemon,
-    ports: Vec<Port>,
-    mut pid: PidFile,
+    opened: Opened,
     load: Load<'_>,
     maillog: &Maillog,
     detached: bool,
 ) -> Result<(), Failure> {
+    let Opened { ports, mut pid, control } = opened;
+    // Before anything takes time, in which a new one might be installed.
+    let program = Program::of_this_process()
+        .inspect_err(|error| {
+            maillog.warning(None, &format!("cannot look at our program file: {error}"))
+        })
+        .ok();
     // First of all: a SIGHUP in the next moments is not to end us.
     let mut signals = Signals::new()
         .map_err(|error| (format!("cannot watch for signals: {error}"), Exit::OsErr))?;
@@ -187,6 +208,9 @@ async fn serve(
             config.queue_directory.display()
         );
     }
+    let (order, orders) = mpsc::channel(ORDERS_MAX);
+    signals.orders = Some(orders);
+    let control = control.map(|socket| socket.serve(&running, daemon, order));
     tell(maillog, State::Ready);
     if daemon.run_now {
         running.run_queue(Run::default()).await;
@@ -194,9 +218,10 @@ async fn serve(
     let reason = loop {
         match signals.next(&running).await {
             Wish::Stop(reason) => break reason,
-            Wish::Reload => {
+            Wish::Reload(reason) => {
                 tell(maillog, State::Reloading);
-                reload::reload(&mut running, daemon, load).await;
+                let program = program.as_ref();
+                reload::reload(&mut running, daemon, load, program, &reason.to_string()).await;
                 tell(maillog, State::Ready);
             }
             Wish::Tell => tell_state(&running),
@@ -205,6 +230,8 @@ async fn serve(
     };
     tell(maillog, State::Stopping);
     maillog.daemon_stopping(&reason.to_string());
+    // Whoever starts the next one finds the name free.
+    drop(control);
     let stopped = running.stop().await;
     drop(pid);
     match (reason, stopped) {
@@ -232,7 +259,7 @@ fn tell_state(running: &Running) {
         Ok(counts) => format!("{} messages queued, {} of them held", counts.messages, counts.held),
         Err(error) => error.to_string(),
     };
-    maillog.state(&format!("{} SMTP sessions; {queue}", running.sessions()));
+    maillog.state(&format!("{} SMTP sessions; {queue}", running.sessions().count()));
 }
 
 /// Opens the store; asks a command that holds it for the moment to give way, and waits for it.
@@ -265,10 +292,12 @@ fn exit_of(error: &StoreError) -> Exit {
     }
 }
 
-/// Why the daemon stops.
+/// Why the daemon stops, or reads its configuration again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Reason {
     Signal(&'static str),
+    /// A command on ControlSocketName.
+    Order,
     /// The store's files gave an error and could not be opened again.
     Poisoned,
 }
@@ -277,6 +306,7 @@ impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Reason::Signal(name) => write!(f, "signal {name}"),
+            Reason::Order => f.write_str("control socket"),
             Reason::Poisoned => f.write_str("the queue cannot be written"),
         }
     }
@@ -285,7 +315,7 @@ impl std::fmt::Display for Reason {
 /// What a daemon is asked to do.
 enum Wish {
     Stop(Reason),
-    Reload,
+    Reload(Reason),
     Tell,
     SayAlive,
 }
@@ -296,6 +326,8 @@ struct Signals {
     hup: Signal,
     usr1: Signal,
     watchdog: Option<Interval>,
+    /// From ControlSocketName, once the daemon is ready.
+    orders: Option<mpsc::Receiver<Order>>,
 }
 
 impl Signals {
@@ -306,6 +338,7 @@ impl Signals {
             hup: signal(SignalKind::hangup())?,
             usr1: signal(SignalKind::user_defined1())?,
             watchdog: supervisor::watchdog().map(tokio::time::interval),
+            orders: None,
         })
     }
 
@@ -316,11 +349,21 @@ impl Signals {
                 None => std::future::pending().await,
             }
         };
+        let ordered = async {
+            match &mut self.orders {
+                Some(orders) => orders.recv().await,
+                None => None,
+            }
+        };
         tokio::select! {
             _ = self.term.recv() => Wish::Stop(Reason::Signal("SIGTERM")),
             _ = self.int.recv() => Wish::Stop(Reason::Signal("SIGINT")),
             _ = running.house.store.poisoned() => Wish::Stop(Reason::Poisoned),
-            _ = self.hup.recv() => Wish::Reload,
+            Some(order) = ordered => match order {
+                Order::Restart => Wish::Reload(Reason::Order),
+                Order::Shutdown => Wish::Stop(Reason::Order),
+            },
+            _ = self.hup.recv() => Wish::Reload(Reason::Signal("SIGHUP")),
             _ = self.usr1.recv() => Wish::Tell,
             _ = watchdog => Wish::SayAlive,
         }

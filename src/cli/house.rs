@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::ports::Port;
+use super::status_file::{self, Keeping};
 use crate::accept::listener::{self, Listener, Sessions};
 use crate::accept::{Acceptor, Event, Outlets};
 use crate::config::Config;
@@ -70,6 +71,8 @@ pub struct Running {
     /// Dismisses connections that were idle for too long.
     fresh: JoinHandle<()>,
     history: Option<History>,
+    /// StatusFile, which is the daemon's.
+    status_file: Option<Keeping>,
 }
 
 /// How to open the store that this configuration means.
@@ -166,6 +169,7 @@ pub async fn start(
     let (desks, current) = watch::channel(Arc::new(desk));
     let control = tokio::spawn(server::serve(control, current, closed));
     let fresh = mailers_fresh(&house);
+    let status_file = (kind == Kind::Daemon).then(|| status_file::keep(houses.subscribe()));
     let mut running = Running {
         house,
         runs: ask,
@@ -182,6 +186,7 @@ pub async fn start(
         sessions: Arc::default(),
         fresh,
         history,
+        status_file,
     };
     running.listeners = running.listen(&ports)?;
     running.ports = ports;
@@ -266,9 +271,14 @@ impl Running {
         &self.ports
     }
 
-    /// SMTP sessions under way.
-    pub fn sessions(&self) -> usize {
-        self.sessions.count()
+    /// The SMTP sessions under way.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    /// The house in force, reload by reload.
+    pub fn houses(&self) -> watch::Receiver<House> {
+        self.houses.subscribe()
     }
 
     /// Starts taking connections of each port.
@@ -309,6 +319,9 @@ impl Running {
         let socket = self.house.config.queue_directory.join(crate::control::client::SOCKET);
         // Gone already, or nobody's after this: the next holder removes it all the same.
         let _ = std::fs::remove_file(socket);
+        if let Some(status_file) = self.status_file {
+            status_file.finish().await;
+        }
         if let Some(history) = self.history {
             // It waits for a thread that writes.
             let _ = tokio::task::spawn_blocking(move || history.close()).await;

@@ -17,8 +17,8 @@ use super::exit::Exit;
 use crate::config::Config;
 use crate::config::raw::Setting;
 use crate::control::proto::{Answer, Request};
-use crate::mail::job::Mailer;
 use crate::mail::statistics::{Figures, Statistics};
+use crate::mail::status_file::number;
 use crate::mail::time::Timestamp;
 
 const RULE: &str = "=====================================================================";
@@ -105,16 +105,6 @@ pub fn print(config: &Arc<Config>, form: Form, now: Timestamp, log: Log<'_>) -> 
     ask::finish(result)
 }
 
-/// sendmail's number of a mailer, by the order of M lines in its own files; ours for LMTP comes behind those.
-fn number(mailer: Mailer) -> u32 {
-    match mailer {
-        Mailer::Local => 3,
-        Mailer::Esmtp => 5,
-        Mailer::Relay => 8,
-        Mailer::Lmtp => 9,
-    }
-}
-
 /// The table; `zone` is for its date.
 pub fn table(statistics: &Statistics, form: Form, now: Timestamp, zone: &TimeZone) -> String {
     let mut out = String::new();
@@ -176,6 +166,7 @@ fn columns(figures: &Figures, machine: bool) -> String {
 mod tests {
     use super::*;
     use crate::cli::golden::printed;
+    use crate::mail::job::Mailer;
     use crate::mail::statistics::Connections;
 
     const GOLDEN: &str = include_str!("../../tests/golden/mailstats.txt");

@@ -1,4 +1,4 @@
-//! SIGHUP: the configuration is read and checked again, and taken if it is sound.
+//! SIGHUP, and `restart` on ControlSocketName: the configuration is read and checked again, and taken if it is sound.
 //!
 //! sendmail executes itself anew; here the parts with a configuration are exchanged in the process that goes on
 //! ([`Running::reload`]), so that no session, no delivery and no waiting program ends for it, and the queue stays open.
@@ -6,7 +6,7 @@
 //!
 //! A configuration with a fault is refused as a whole: each fault is logged with its file and line, and everything stays as it was;
 //! so it is when a port cannot be opened or a certificate not be read. Some settings are read at the start alone; when one of those
-//! has changed, the log says so. Once taken, every destination is tried again, because it may be another one now.
+//! has changed, the log says so; and so it does when the program file is not the one any more that runs. Once taken, every destination is tried again, because it may be another one now.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use super::daemon::Daemon;
 use super::exit::Exit;
 use super::house::{self, Running};
 use super::ports::{self, Port};
+use super::program::Program;
 use crate::config::Config;
 use crate::config::check::{Diagnostic, Severity};
 use crate::queue::run::Run;
@@ -34,17 +35,24 @@ pub struct Unreadable {
     pub exit: Exit,
 }
 
-/// Takes another configuration, or says in the log why not.
-pub async fn reload(running: &mut Running, daemon: &Daemon, load: Load<'_>) {
+/// Takes another configuration, or says in the log why not. `reason` is what asked for it: `signal SIGHUP`.
+pub async fn reload(
+    running: &mut Running,
+    daemon: &Daemon,
+    load: Load<'_>,
+    program: Option<&Program>,
+    reason: &str,
+) {
     let maillog = running.house.maillog.clone();
+    let news = program.and_then(Program::news).map_or_else(String::new, |news| format!("; {news}"));
     match exchange(running, daemon, load) {
-        Ok(()) => maillog.reloaded("signal SIGHUP"),
+        Ok(()) => maillog.reloaded(&format!("{reason}{news}")),
         Err(faults) => {
             for fault in faults {
                 maillog.error(None, &fault);
             }
-            let text = "signal SIGHUP: the configuration has faults and is not taken; the one before stays";
-            return maillog.error(None, text);
+            let text = "the configuration has faults and is not taken; the one before stays";
+            return maillog.error(None, &format!("{reason}: {text}{news}"));
         }
     }
     if daemon.interval.is_some() {
@@ -103,6 +111,7 @@ fn keep_fixed(before: &Config, config: &mut Config) -> Vec<&'static str> {
         queue_directory "QueueDirectory",
         run_as_user "RunAsUser",
         pid_file "PidFile",
+        control_socket "ControlSocketName",
         db_cache_size "DbCacheSize",
         body_generation_size "BodyGenerationSize",
         incoming_size "IncomingSize",

@@ -183,6 +183,10 @@ pub struct Config {
     pub trusted_user: Option<String>,
     /// PidFile.
     pub pid_file: Option<PathBuf>,
+    /// ControlSocketName; relative to QueueDirectory.
+    pub control_socket: Option<PathBuf>,
+    /// StatusFile.
+    pub status_file: Option<PathBuf>,
     /// The QueueDirectory was made for one user, not the system.
     pub per_user: bool,
 }
@@ -574,6 +578,8 @@ impl Default for Config {
             run_as_user: None,
             trusted_user: None,
             pid_file: None,
+            control_socket: None,
+            status_file: None,
             per_user: false,
         }
     }

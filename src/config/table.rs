@@ -315,6 +315,8 @@ static COMMAND: &[OptionSpec] = &[
 
 #[rustfmt::skip]
 static PROCESS: &[OptionSpec] = &[
+    opt("ControlSocketName", None, "", Text("path", |d, v| { d.config.control_socket = text(v).map(PathBuf::from); Ok(()) }),
+        "Where the daemon listens for the commands of smcontrol.pl (help, status, mstat, restart, shutdown), from its own user and root alone; a relative path begins at QueueDirectory. The socket of our own commands is always in the QueueDirectory."),
     user("LogLevel", Some('L'), "9", Number(0, 99, |d, n| d.config.log_level = n as u8),
         "How much is logged: 0 trouble alone, 9 every delivery and deferral, above 10 for debugging."),
     opt("Macro", Some('M'), "", Text("Xvalue", |d, v| { let (name, value) = raw::name(v); d.macros.insert(name, value.to_owned()); Ok(()) }),
@@ -323,6 +325,8 @@ static PROCESS: &[OptionSpec] = &[
         "Where the daemon writes its process number and command line."),
     opt("RunAsUser", None, "", Text("user[:group]", |d, v| { d.config.run_as_user = text(v); Ok(()) }),
         "Who the daemon becomes after it has bound its ports as root."),
+    opt("StatusFile", Some('S'), "", Text("path", |d, v| { d.config.status_file = path(v)?; Ok(()) }),
+        "A file that exists and the daemon's user may write: each minute it gets a copy of the statistics in sendmail's binary form, for programs that read it. Emptying it begins to count anew. mailstats needs no file."),
     opt("TrustedUser", None, "", Text("user", |d, v| { d.config.trusted_user = text(v); Ok(()) }),
         "Who besides root and the daemon's user may run the daemon and change the queue."),
 ];

@@ -6,5 +6,6 @@
 
 pub mod client;
 mod operate;
+pub mod orders;
 pub mod proto;
 pub mod server;

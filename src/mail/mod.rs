@@ -16,6 +16,7 @@ pub mod queue_id;
 pub mod selection;
 pub mod statistics;
 pub mod status;
+pub mod status_file;
 pub mod submission;
 pub mod time;
 pub mod verdict;

@@ -74,6 +74,10 @@ impl Tallies {
         }
     }
 
+    fn is_empty(&self) -> bool {
+        self.sums().is_empty()
+    }
+
     fn take(&self) -> Sums {
         std::mem::take(&mut *self.sums())
     }
@@ -133,6 +137,15 @@ impl Store {
         }
     }
 
+    /// Returns when all that was counted before is durable, deliveries whose batch is still on its way included.
+    ///
+    /// # Errors
+    /// `Full`, `Unavailable`, `Closing`: what only memory has stays there.
+    pub async fn write_statistics(&self) -> Result<(), StoreError> {
+        // Batches are written in the order in which they come.
+        self.core().write_tallies(Class::Acknowledged).await
+    }
+
     /// Counts it. Never waits; durable within a minute.
     pub fn tally(&self, tally: Tally) {
         self.core().tallies.add(tally);
@@ -144,20 +157,20 @@ impl Core {
     pub(super) async fn keep_counting(&self) {
         loop {
             tokio::time::sleep(WRITE_EVERY).await;
-            self.write_tallies().await;
+            if self.tallies.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.write_tallies(Class::Lazy).await {
+                tracing::debug!(%error, "statistics are written later");
+            }
         }
     }
 
-    pub(super) async fn write_tallies(&self) {
+    pub(super) async fn write_tallies(&self, class: Class) -> Result<(), StoreError> {
         let taken = self.tallies.take();
-        if taken.is_empty() {
-            return;
-        }
         let batch = Batch { adds: additions(taken.clone()).collect(), ..Batch::default() };
-        if let Err(error) = self.writer.submit(Class::Lazy, batch).await {
-            tracing::debug!(%error, "statistics are written later");
-            self.tallies.put_back(taken);
-        }
+        let written = self.writer.submit(class, batch).await;
+        written.map(|_| ()).inspect_err(|_| self.tallies.put_back(taken))
     }
 }
 

@@ -201,6 +201,11 @@ with Scenario("systemd") as s:
     s.check(status == 0 and wait_for(lambda: b"anew" in banner(), 5) and pid() == first, "systemctl reload: the new greeting, the same process", said)
     s.check(wait_for(lambda: unit("kvmta.service", "ActiveState") == "active", 5), "systemctl reload: active again", unit("kvmta.service", "SubState"))
 
+    install()
+    box.sh("systemctl reload kvmta.service")
+    s.check(wait_for(lambda: "due to signal SIGHUP; /usr/sbin/kvmta is another program than the one that runs" in journal("-u kvmta.service"), 10) and pid() == first,
+            "a new program: the reload says that it does not run it", journal("-u kvmta.service -n 5"))
+
     # --- restarts while mail comes in ---
     stop, taken, later, refused = threading.Event(), [], [], []
 

@@ -51,7 +51,7 @@ async fn what_has_no_batch_is_seen_at_once_and_written_later() {
     store.tally(Tally::ConnectionRejected);
     let connections = Connections { from: 2, to: 1, rejected: 1 };
     assert_eq!(store.statistics().unwrap().connections, connections);
-    store.core().write_tallies().await;
+    store.write_statistics().await.unwrap();
     assert_eq!(store.statistics().unwrap().connections, connections, "not twice");
     store.tally(Tally::Rejected(Mailer::Esmtp));
     store.tally(Tally::Discarded(Mailer::Esmtp));
