@@ -6,7 +6,8 @@
 //!
 //! A configuration with a fault is refused as a whole: each fault is logged with its file and line, and everything stays as it was;
 //! so it is when a port cannot be opened or a certificate not be read. Some settings are read at the start alone; when one of those
-//! has changed, the log says so; and so it does when the program file is not the one any more that runs. Once taken, every destination is tried again, because it may be another one now.
+//! has changed, the log says so; and so it does when the program file is not the one any more that runs ([`Program`]). Once taken,
+//! every destination is tried again, because it may be another one now.
 
 use std::sync::Arc;
 use std::time::Duration;

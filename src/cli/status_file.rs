@@ -1,11 +1,11 @@
 //! StatusFile: what was counted, in sendmail's binary form, for an old mailstats and the scripts around it.
 //!
 //! The store has the figures ([`Store::statistics`](crate::store::Store::statistics)); the file is a copy that the daemon brings up
-//! to date each minute in which they changed, and last before it closes the queue. As in sendmail it is never made: who wants it makes an empty one
-//! that the daemon's user may write. It is written in place, in one write of less than a page, because that takes no right to the
-//! directory; what else lies under that name (a link, another file) is left alone. Emptying a file that is kept (`cp /dev/null`,
-//! mailstats -p) begins to count anew, in the store as well; what was counted since the last copy, a minute at most, is then in
-//! neither. A crash leaves the figures of the minute before.
+//! to date each minute in which they changed, and last before it closes the queue. As in sendmail it is never made: who wants it
+//! makes an empty one that the daemon's user may write. It is written in place, in one write of less than a page, because that takes
+//! no right to the directory; what else lies under that name (a link, another file) is left alone. Emptying a file that is kept
+//! (`cp /dev/null`, mailstats -p) begins to count anew, in the store as well; what was counted since the last copy, a minute at most,
+//! is then in neither. A crash leaves the figures of the minute before.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
