@@ -108,16 +108,27 @@ fn the_socket_is_its_owners() {
 
 #[tokio::test]
 async fn a_line_is_bounded() {
-    for (sent, taken) in [
-        (&b"status\nmore"[..], Some("status")),
-        (b"status", Some("status")),
-        (b"\n", Some("")),
-        (b"", None),
-        (&[b'x'; LINE_MAX + 10], Some(&"x".repeat(LINE_MAX)[..])),
+    let long = [b'x'; LINE_MAX + 10];
+    for (pieces, taken) in [
+        (&[&b"status\nmore"[..]][..], Some("status")),
+        (&[b"sta", b"tus\nmore"], Some("status")),
+        (&[b"status"], Some("status")),
+        (&[b"\n"], Some("")),
+        (&[], None),
+        (&[&long], Some(&"x".repeat(LINE_MAX)[..])),
     ] {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
-        theirs.write_all(sent).await.unwrap();
-        drop(theirs);
-        assert_eq!(line(&mut ours).await.unwrap().as_deref(), taken);
+        let write = async {
+            for piece in pieces {
+                theirs.write_all(piece).await.unwrap();
+                // Long enough for the other side to look.
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            drop(theirs);
+        };
+        let (line, ()) = tokio::join!(line(&mut ours), write);
+        assert_eq!(line.unwrap().as_deref(), taken);
     }
 }
