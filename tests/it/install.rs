@@ -14,6 +14,16 @@ const NAMES: [&str; 8] = [
     "usr/bin/purgestat",
 ];
 
+/// The pages that people ask man(1) for.
+const PAGES: [&str; 6] = [
+    "man8/sendmail.8",
+    "man8/mailstats.8",
+    "man8/hoststat.8",
+    "man8/purgestat.8",
+    "man1/mailq.1",
+    "man1/newaliases.1",
+];
+
 fn install(root: &Path, arguments: &[&str]) -> Output {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     Command::new("sh")
@@ -62,6 +72,13 @@ fn it_installs_what_sendmail_users_call_and_takes_it_away() {
     assert_eq!(listed.unwrap().status.code(), Some(75), "mailq lists the queue");
     for file in ["usr/share/man/man8/kvmta.8", "usr/lib/systemd/system/kvmta.socket"] {
         assert!(root.path().join(file).exists(), "{file}");
+    }
+    for page in PAGES {
+        // Through the link, too: the page is there and is about that name.
+        let text = std::fs::read_to_string(root.path().join("usr/share/man").join(page)).unwrap();
+        let name = page.rsplit('/').next().unwrap().split('.').next().unwrap();
+        assert!(text.starts_with(".Dd "), "{page}");
+        assert!(text.contains(&format!(".Nm {name}")), "{page}");
     }
 
     let gone = install(root.path(), &["--uninstall"]);
