@@ -50,10 +50,15 @@ impl Runs {
             return;
         }
         let limited = run.selection.is_limited();
-        // A total that cannot be read is only left out.
-        let numbering = run.verbose.then(|| Numbering::of(if limited { None } else { total() }));
+        let verbose = run.verbose;
         let mut active = ActiveRun::new(run, started, config);
-        active.numbering = numbering;
+        if verbose {
+            // A total that cannot be read is only left out.
+            active.numbering = Some(Numbering::of(if limited { None } else { total() }));
+            if let (Choice::All, true) = (&active.choice, limited) {
+                active.choice = Choice::Counting(0);
+            }
+        }
         active.listeners.extend(progress);
         self.add(active);
     }
@@ -171,6 +176,8 @@ pub(super) struct ActiveRun {
 pub(super) enum Choice {
     /// All, as the cursor comes to them.
     All,
+    /// The same, once they are counted: whoever watches a selection is told how many it has.
+    Counting(u64),
     /// The best, while the cursor looks for them.
     Looking(Best),
     /// These, in this order.
@@ -193,7 +200,7 @@ impl Choice {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Numbering {
     announced: u64,
-    /// Unknown for a selection: it would have to be read twice.
+    /// Of a selection known when it was counted.
     total: Option<u64>,
     last: Option<QueueId>,
 }
@@ -248,9 +255,25 @@ impl ActiveRun {
 
     /// The cursor has passed the last message: nothing is left, or what was chosen is to be offered.
     pub(super) fn read_to_end(&mut self) {
+        self.considered = None;
         match std::mem::replace(&mut self.choice, Choice::All) {
-            Choice::Looking(best) => self.choice = Choice::Found(best.in_order().collect()),
-            _ => self.exhausted = true,
+            Choice::Looking(best) => {
+                let found: VecDeque<QueueId> = best.in_order().collect();
+                self.expect(found.len() as u64);
+                self.choice = Choice::Found(found);
+            }
+            Choice::Counting(count) => {
+                self.expect(count);
+                self.cursor = None;
+            }
+            Choice::All | Choice::Found(_) => self.exhausted = true,
+        }
+    }
+
+    /// So many messages are to be tried.
+    fn expect(&mut self, total: u64) {
+        if let Some(numbering) = &mut self.numbering {
+            numbering.total = Some(total);
         }
     }
 

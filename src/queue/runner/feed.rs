@@ -324,12 +324,19 @@ impl Runner {
     ) -> Result<bool, StoreError> {
         let failed_at = |destination: &Destination| self.schedule.failed_at(destination);
         let ready = run.ready_jobs(&self.house.config, self.load(), entry, jobs, failed_at);
-        if let Choice::Looking(best) = &mut run.choice {
-            if let Some((rank, _)) = ready.first() {
+        match (&mut run.choice, ready.first()) {
+            (Choice::Looking(best), Some((rank, _))) => {
                 best.consider(rank.clone(), entry.id);
                 run.considered = Some(entry.id);
+                return Ok(true);
             }
-            return Ok(true);
+            (Choice::Counting(count), Some(_)) => {
+                *count += 1;
+                run.considered = Some(entry.id);
+                return Ok(true);
+            }
+            (_, None) => return Ok(true),
+            (Choice::All | Choice::Found(_), Some(_)) => {}
         }
         for (rank, job) in ready {
             let job_id = JobId { queue_id: entry.id, number: job.number };
