@@ -166,7 +166,8 @@ impl<'a> Bench<'a> {
                 self.classes.entry(name).or_default().extend(words);
                 String::new()
             }
-            _ => format!("Unknown \".\" command .{text}\n"),
+            None => "Usage: .[DC]macro value(s)\n".to_owned(),
+            Some(_) => format!("Unknown \".\" command .{text}\n"),
         }
     }
 
@@ -190,7 +191,8 @@ impl<'a> Bench<'a> {
         match text.chars().next() {
             Some('M') => self.mailers(),
             Some('S') => "rulesets are not interpreted: there are none to show\n".to_owned(),
-            _ => format!("Unknown \"=\" command ={text}\n"),
+            None => "Usage: =Sruleset or =M\n".to_owned(),
+            Some(_) => format!("Unknown \"=\" command ={text}\n"),
         }
     }
 
@@ -221,20 +223,23 @@ impl<'a> Bench<'a> {
                 Some((mailer, address)) => self.attempt(mailer, address.trim()),
                 None => return usage("/try mailer address"),
             },
-            "tryflags" => match self.set_flags(argument) {
-                true => String::new(),
-                false => return usage("/tryflags [Hh|Ee][Ss|Rr]"),
-            },
+            "tryflags" if argument.is_empty() => return usage("/tryflags [Hh|Ee][Ss|Rr]"),
+            "tryflags" => {
+                self.set_flags(argument);
+                String::new()
+            }
             "map" => match argument.split_once([' ', '\t']) {
                 Some((map, _)) => {
-                    format!("Map named \"{map}\" not found: maps are not looked up yet\n")
+                    format!("Map named \"{map}\" not found\nmaps are not looked up yet\n")
                 }
-                None => return usage("/map mapname key"),
+                None if argument.is_empty() => return usage("/map mapname key"),
+                None => "No key specified\n".to_owned(),
             },
             "sender" | "expand" | "header" | "hostsig" | "dnslookup" => {
                 format!("/{word}: not here; ? lists what there is\n")
             }
-            _ => format!("Unknown \"/\" command {word}\n"),
+            "" => return usage("/[canon|map|mx|parse|try|tryflags]"),
+            _ => format!("Unknown \"/\" command /{word}\n"),
         })
     }
 
@@ -298,7 +303,7 @@ impl<'a> Bench<'a> {
                 ));
                 Vec::new()
             }
-            None => address_list::addresses(text),
+            None => address_list::addresses(text, self.config.address_style),
         };
         for item in items {
             let line = match item {
@@ -321,7 +326,7 @@ impl<'a> Bench<'a> {
             return format!("Unknown mailer {mailer}\n");
         }
         let mut out = format!("Trying {} address {address} for mailer {mailer}\n", self.kind());
-        match address_list::addresses(address).into_iter().next() {
+        match address_list::addresses(address, self.config.address_style).into_iter().next() {
             Some(Ok(parsed)) => {
                 let _ = writeln!(out, "Rcode = 0, addr = {parsed}");
             }
@@ -333,19 +338,17 @@ impl<'a> Bench<'a> {
         out
     }
 
-    fn set_flags(&mut self, flags: &str) -> bool {
-        let (mut header, mut sender) = (self.header, self.sender);
+    /// Other letters are nothing, as in sendmail.
+    fn set_flags(&mut self, flags: &str) {
         for flag in flags.chars() {
             match flag.to_ascii_uppercase() {
-                'H' => header = true,
-                'E' => header = false,
-                'S' => sender = true,
-                'R' => sender = false,
-                _ => return false,
+                'H' => self.header = true,
+                'E' => self.header = false,
+                'S' => self.sender = true,
+                'R' => self.sender = false,
+                _ => {}
             }
         }
-        (self.header, self.sender) = (header, sender);
-        !flags.is_empty()
     }
 }
 
@@ -449,6 +452,17 @@ mod tests {
     }
 
     #[test]
+    fn wrong_lines_are_answered_as_sendmail_does() {
+        let golden = include_str!("../../tests/golden/bt-faults.txt");
+        let config = lab();
+        for case in golden.split("\n> ").skip(1) {
+            let (line, expected) = case.split_once('\n').unwrap_or((case, ""));
+            let said = Bench::new(&config, &Few).line(line).unwrap();
+            assert_eq!(said.trim_end(), expected.trim_end(), "{line}");
+        }
+    }
+
+    #[test]
     fn a_session_is_sendmails() {
         let (text, failed) = session("bogus\n.D\n");
         assert_eq!(text, format!("{BANNER}> No address!\n> {NAME_REQUIRED}> "));
@@ -470,19 +484,18 @@ mod tests {
     fn what_is_not_here_says_so() {
         let (text, _) = session(
             "3,0 a@b.example\n=S3\n/map aliases list\n/expand $j\n/nonsense\n/try prog a@b\n/mx mx.example\n\
-             /mx slow.example\n/canon no.example\n/tryflags Q\n/mx\n",
+             /mx slow.example\n/canon no.example\n/mx\n",
         );
         for part in [
             "rulesets are not interpreted, routing is built in; try /parse a@b.example\n",
             "there are none to show\n",
             "Map named \"aliases\" not found",
             "/expand: not here; ? lists what there is\n",
-            "Unknown \"/\" command nonsense\n",
+            "Unknown \"/\" command /nonsense\n",
             "Unknown mailer prog\n",
             "getmxrr(mx.example) returns 2 value(s):\n\ta.mx.example.\n\tb.mx.example.\n",
             "getmxrr(slow.example): timed out\n",
             "getcanonname(no.example) failed: host not found\n",
-            "Usage: /tryflags [Hh|Ee][Ss|Rr]\n",
             "Usage: /mx address\n",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
