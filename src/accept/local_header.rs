@@ -8,7 +8,7 @@
 use super::header_edit::HeaderEdit;
 use crate::config::Config;
 use crate::mail::address::Address;
-use crate::mail::address_list::{self, Item};
+use crate::mail::address_list::{self, Item, Style};
 
 /// Turns any line ends into CRLF, piece by piece, and leaves NUL out: what SMTP may carry (RFC 5321 2.3.8).
 #[derive(Default)]
@@ -141,7 +141,7 @@ impl LocalHeader {
     }
 
     /// The addresses that `-t` means: of To, Cc and Bcc, or of their Resent- forms when there are any.
-    pub fn recipients(&self) -> Vec<Item> {
+    pub fn recipients(&self, style: Style) -> Vec<Item> {
         let resent = self.fields.iter().any(|field| {
             ["Resent-To", "Resent-Cc", "Resent-Bcc"].iter().any(|name| field.is(name))
         });
@@ -152,7 +152,7 @@ impl LocalHeader {
         self.fields
             .iter()
             .filter(|field| names.iter().any(|name| field.is(name)))
-            .flat_map(|field| address_list::addresses(&field.value()))
+            .flat_map(|field| address_list::addresses(&field.value(), style))
             .collect()
     }
 
@@ -162,6 +162,15 @@ impl LocalHeader {
         let fields = self.fields.into_iter().flat_map(|field| field.bytes);
         let edited = edit.feed(fields.chain(*b"\r\n").collect());
         LocalHeader::parse(&edited)
+    }
+
+    /// Whom the message says it is from, for `-ba`: the first address of Resent-Sender and Resent-From where it is resent, of
+    /// Sender, of From.
+    pub fn originator(&self, style: Style) -> Option<Item> {
+        let names = ["Resent-Sender", "Resent-From", "Sender", "From"];
+        let field =
+            names.iter().find_map(|name| self.fields.iter().find(|field| field.is(name)))?;
+        address_list::addresses(&field.value(), style).into_iter().next()
     }
 
     /// Whether the field is there.
@@ -267,8 +276,11 @@ mod tests {
         let header = LocalHeader::parse(
             b"From x\r\nSubject: s\r\nBcc: hidden@x.example,\r\n more@x.example\r\nTo: Ann <ann@x.example>\r\n\r\n",
         );
-        let found: Vec<_> =
-            header.recipients().into_iter().map(|a| a.unwrap().to_string()).collect();
+        let found: Vec<_> = header
+            .recipients(Style::default())
+            .into_iter()
+            .map(|a| a.unwrap().to_string())
+            .collect();
         assert_eq!(found, ["hidden@x.example", "more@x.example", "ann@x.example"]);
         let added = [("Date", "now".to_owned()), ("Subject", "not this".to_owned())];
         assert_eq!(
@@ -291,7 +303,7 @@ mod tests {
     #[test]
     fn a_resent_message_goes_to_whom_it_is_resent() {
         let header = LocalHeader::parse(b"To: a@x\r\nResent-To: b@x\r\n\r\n");
-        assert_eq!(header.recipients(), [Ok("b@x".parse().unwrap())]);
+        assert_eq!(header.recipients(Style::default()), [Ok("b@x".parse().unwrap())]);
     }
 
     #[test]

@@ -149,6 +149,7 @@ impl Acceptor {
     ) -> Acceptor {
         Acceptor {
             settings: Arc::new(session::settings(&config, help(&config, &outlets.events))),
+            zone: config.time_zone.clone(),
             config,
             world,
             store,
@@ -156,7 +157,6 @@ impl Acceptor {
             wake: outlets.wake,
             etrn: outlets.etrn,
             events: outlets.events,
-            zone: TimeZone::system(),
             interval: None,
         }
     }

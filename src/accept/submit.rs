@@ -215,7 +215,7 @@ impl Submitting {
             return Err(refuse(69, format!("Too many hops {hops} ({max} max)")));
         }
         let (recipients, refused) = self.recipients(&header);
-        let reverse_path = self.reverse_path()?;
+        let reverse_path = self.reverse_path(&header)?;
         let front = self.front(&recipients, &reverse_path);
         let mut added = self.added(&reverse_path);
         added.extend(self.for_recipients(&header, &recipients));
@@ -298,13 +298,14 @@ impl Submitting {
         let mut refused = Vec::new();
         let mut good: Vec<(Destination, Recipient)> = Vec::new();
         let notify = self.notify(header);
+        let style = self.config.address_style;
         let typed = self
             .submission
             .recipients
             .iter()
-            .flat_map(|text| crate::mail::address_list::addresses(text));
+            .flat_map(|text| crate::mail::address_list::addresses(text, style));
         let listed = match self.submission.from_header {
-            true => header.recipients(),
+            true => header.recipients(style),
             false => Vec::new(),
         };
         for item in typed.chain(listed) {
@@ -330,7 +331,19 @@ impl Submitting {
         (good, refused)
     }
 
-    fn reverse_path(&self) -> Result<ReversePath, SubmissionRefused> {
+    fn reverse_path(&self, header: &LocalHeader) -> Result<ReversePath, SubmissionRefused> {
+        let style = self.config.address_style;
+        if self.submission.arpanet
+            && let Some(item) = header.originator(style)
+        {
+            let qualified = match item {
+                Ok(address) => address.qualified(&self.config.host_name),
+                Err((_, error)) => Err(error),
+            };
+            return qualified
+                .map(ReversePath::Mailbox)
+                .map_err(|error| refuse(65, error.to_string()));
+        }
         let text = match &self.submission.sender {
             None => self.user.name.clone(),
             Some(text) => text.trim().to_owned(),
@@ -339,7 +352,7 @@ impl Submitting {
         if text.is_empty() {
             return Ok(ReversePath::Null);
         }
-        let address = match crate::mail::address_list::addresses(text).into_iter().next() {
+        let address = match crate::mail::address_list::addresses(text, style).into_iter().next() {
             Some(Ok(address)) => address,
             Some(Err((text, error))) => return Err(refuse(65, format!("{text}... {error}"))),
             None => return Ok(ReversePath::Null),

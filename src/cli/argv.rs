@@ -60,10 +60,12 @@ pub enum Mode {
     Arpanet(Submission),
     /// -bs: SMTP on standard input and output.
     Smtp,
-    /// -bd, -bD
+    /// -bd, -bD, -bl
     Daemon {
         /// -bD
         foreground: bool,
+        /// -bl: it takes mail from this machine alone.
+        local: bool,
         /// -q15m, -qp: how it runs the queue.
         pace: Option<Pace>,
         /// A bare -q beside it: run the queue once at the start.
@@ -133,7 +135,10 @@ pub enum Pace {
 pub enum UsageError {
     /// Nobody to send to. sendmail reads standard input to its end before it says so.
     #[error("Recipient names must be specified")]
-    NoRecipients,
+    NoRecipients {
+        /// -ba: it is said as a reply.
+        arpanet: bool,
+    },
     /// Anything else, in sendmail's words where it has some.
     #[error("{0}")]
     Wrong(String),
@@ -404,7 +409,7 @@ impl Reading {
         let mut queue = Queue::parse(self.all("queue"))?;
         queue.asked |= self.program == "runq";
         let quarantine = self.last("quarantine").map(str::to_owned);
-        if !matches!(letter, 'm' | 'd' | 'D' | 'p' | 'P') {
+        if !matches!(letter, 'm' | 'd' | 'D' | 'l' | 'p' | 'P') {
             if queue.asked {
                 return wrong(format!("Can not use -q with -b{letter}"));
             }
@@ -413,11 +418,14 @@ impl Reading {
             }
         }
         Ok(match letter {
-            'd' | 'D' if queue.selection.is_limited() || queue.lost || quarantine.is_some() => {
+            'd' | 'D' | 'l'
+                if queue.selection.is_limited() || queue.lost || quarantine.is_some() =>
+            {
                 return wrong(format!("Can not use -q limits or -Q with -b{letter}"));
             }
-            'd' | 'D' => Mode::Daemon {
+            'd' | 'D' | 'l' => Mode::Daemon {
                 foreground: letter == 'D',
+                local: letter == 'l',
                 pace: queue.pace,
                 run_now: queue.asked && queue.pace.is_none(),
             },
@@ -425,11 +433,11 @@ impl Reading {
             'p' => Mode::ListQueue { selection: Selection { lost: queue.lost, ..queue.selection } },
             'P' => Mode::CountQueue,
             'm' if queue.asked || quarantine.is_some() => self.queue_run(queue, quarantine)?,
-            'm' => Mode::Submit(self.submission()?),
-            'a' => Mode::Arpanet(self.submission()?),
+            'm' => Mode::Submit(self.submission(false)?),
+            'a' => Mode::Arpanet(self.submission(true)?),
             's' => Mode::Smtp,
             'v' => {
-                let submission = self.submission()?;
+                let submission = self.submission(false)?;
                 let Submission { from_header, recipients, .. } = submission;
                 Mode::Verify { from_header, recipients }
             }
@@ -482,12 +490,13 @@ impl Reading {
         }
     }
 
-    fn submission(&mut self) -> Result<Submission, UsageError> {
+    fn submission(&mut self, arpanet: bool) -> Result<Submission, UsageError> {
         let recipients: Vec<_> = self.all("recipients").map(str::to_owned).collect();
         let from_header = self.given("read-recipients");
         let submission = Submission {
             config_file: None,
             queue_directory: None,
+            arpanet,
             sender: self.once("from", "More than one \"from\" person")?,
             full_name: self.last("full-name").map(one_line),
             from_header,
@@ -503,7 +512,7 @@ impl Reading {
             recipients,
         };
         if submission.recipients.is_empty() && !from_header {
-            return Err(UsageError::NoRecipients);
+            return Err(UsageError::NoRecipients { arpanet });
         }
         Ok(submission)
     }

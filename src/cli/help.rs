@@ -110,6 +110,7 @@ pub static MODES: &[(char, &str)] = &[
     ('m', "deliver the message on standard input (what happens without -b)"),
     ('d', "be the daemon, in the background; with -q15m also run the queue every 15 minutes"),
     ('D', "the same in the foreground, for systemd and the like"),
+    ('l', "the same in the background, for this machine alone: it listens on loopback addresses"),
     ('s', "speak SMTP on standard input and output"),
     ('p', "list the queue, as mailq"),
     ('P', "print the number of queued messages"),

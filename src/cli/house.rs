@@ -17,7 +17,7 @@ use super::ports::Port;
 use super::status_file::{self, Keeping};
 use crate::accept::listener::{self, Listener, Sessions};
 use crate::accept::{Acceptor, Event, Outlets};
-use crate::config::Config;
+use crate::config::{Config, switch};
 use crate::control::server::{self, Desk};
 use crate::deliver::Mailers;
 use crate::mail::job::Mailer;
@@ -29,7 +29,7 @@ use crate::queue::runner::{Initiative, Runner, Sources};
 use crate::smtp::server::Parting;
 use crate::store::history::{History, HistoryOptions};
 use crate::store::{Accepted, Store, StoreError, StoreOptions, Tally};
-use crate::world::dns::DnsOptions;
+use crate::world::dns::{DnsOptions, HostSource};
 use crate::world::tls::ServerTls;
 use crate::world::{Clock, TlsAccept, World};
 
@@ -94,6 +94,19 @@ pub fn dns_options(config: &Config) -> DnsOptions {
         name_servers: config.name_servers.clone(),
         timeout: config.resolver_retrans,
         attempts: config.resolver_retry,
+        search: config.name_search_list.clone(),
+        has_wildcard_mx: config.has_wildcard_mx,
+        work_around_broken_aaaa: config.work_around_broken_aaaa,
+        sources: config
+            .host_sources
+            .iter()
+            .map(|source| match source {
+                switch::HostSource::Files => HostSource::Files,
+                switch::HostSource::Dns => HostSource::Dns,
+            })
+            .collect(),
+        // A machine without one, or whose file nobody may read, has DNS; that of HostsFile was looked at with the configuration.
+        hosts: crate::config::check::read_file(&config.hosts_file).unwrap_or_default(),
     }
 }
 

@@ -4,10 +4,8 @@
 //! are kept meanwhile and sorted as QueueSortOrder says; of more, none is kept: they come in the order of arrival.
 
 use std::io::{self, Stdout, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use jiff::tz::TimeZone;
 
 use super::ask::{self, Connected, Log, Unanswered};
 use super::exit::Exit;
@@ -31,8 +29,8 @@ pub fn count(config: &Arc<Config>, log: Log<'_>) -> Exit {
     let result = ask::connect(config, log).and_then(|connected| {
         ask::exchange(connected, &Request::Count, &mut |answer| {
             if let Answer::Counts(counts) = answer {
-                let name = config.queue_directory.display();
-                writeln!(io::stdout(), "{name}: entries={}", counts.messages)?;
+                let text = counted(&config.queue_directory, counts.messages);
+                io::stdout().write_all(text.as_bytes())?;
             }
             Ok(())
         })
@@ -40,11 +38,19 @@ pub fn count(config: &Arc<Config>, log: Log<'_>) -> Exit {
     ask::finish(result)
 }
 
+fn counted(directory: &Path, messages: u64) -> String {
+    let directory = directory.display();
+    match messages {
+        0 => format!("{directory} is empty\n"),
+        _ => format!("{directory}: entries={messages}\n\t\tTotal requests: {messages}\n"),
+    }
+}
+
 /// `-bp`: the queue.
 pub fn list(config: &Arc<Config>, selection: Selection, now: Timestamp, log: Log<'_>) -> Exit {
     let view = View {
         verbose: config.verbose,
-        zone: TimeZone::system(),
+        zone: config.time_zone.clone(),
         now,
         // A selection asks about the messages as they are, as a run of it would try them.
         min_queue_age: (!selection.is_limited()).then_some(config.min_queue_age),
@@ -244,5 +250,20 @@ impl Rows {
 
     fn end(self) -> io::Result<()> {
         self.listing.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::golden;
+
+    const GOLDEN: &str = include_str!("../../tests/golden/queue-commands.txt");
+
+    #[test]
+    fn counts_as_sendmail_does() {
+        let directory = Path::new("/var/spool/mqueue");
+        assert_eq!(counted(directory, 3), golden::printed(GOLDEN, "sendmail -bP"));
+        assert_eq!(counted(directory, 0), golden::printed(GOLDEN, "sendmail -bP (empty)"));
     }
 }

@@ -96,7 +96,7 @@ pub fn print(config: &Arc<Config>, form: Form, now: Timestamp, log: Log<'_>) -> 
     let result = ask::connect(config, log).and_then(|connected| {
         ask::exchange(connected, &request, &mut |answer| match answer {
             Answer::Statistics(statistics) => {
-                let text = table(&statistics, form, now, &TimeZone::system());
+                let text = table(&statistics, form, now, &config.time_zone);
                 io::stdout().write_all(text.as_bytes())
             }
             _ => Ok(()),

@@ -2,6 +2,7 @@
 
 pub mod aliases;
 pub mod argv;
+pub mod arpanet;
 pub mod ask;
 pub mod control_socket;
 pub mod daemon;
@@ -29,6 +30,7 @@ pub mod spool;
 pub mod status_file;
 pub mod supervisor;
 pub mod test_mode;
+pub mod trust;
 pub mod verify;
 
 use std::ffi::OsString;
@@ -38,14 +40,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use jiff::tz::TimeZone;
-
 use crate::config::check::{self, Diagnostic, Severity, Sources};
 use crate::config::given;
 use crate::config::host::HostNames;
 use crate::config::locate::{self, Facts, Location};
 use crate::config::raw::{Origin, Setting};
 use crate::config::{Config, DeliveryMode, options};
+use crate::control::server::NOT_TRUSTED;
 use crate::mail::time::Timestamp;
 use crate::maillog::{Maillog, Options, SYSLOG_SOCKET, Sink};
 use crate::queue::run::Run;
@@ -64,11 +65,16 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
     match argv::parse(arguments.iter().cloned()) {
         Ok(invocation) => run(invocation, arguments).into(),
         Err(error) => {
-            if error == UsageError::NoRecipients {
+            if let UsageError::NoRecipients { .. } = error {
                 // As sendmail: a program that pipes a message in is not to die of a broken pipe.
                 let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
             }
-            eprintln!("{error}");
+            match error {
+                UsageError::NoRecipients { arpanet: true } => {
+                    print(&arpanet::usage(&error.to_string()));
+                }
+                _ => eprintln!("{error}"),
+            }
             Exit::from(&error).into()
         }
     }
@@ -105,7 +111,11 @@ fn run(mut invocation: Invocation, arguments: Vec<OsString>) -> Exit {
     }
     // A daemon has a log for them.
     if !matches!(mode, Mode::Daemon { .. } | Mode::QueueDaemon(_)) {
-        for diagnostic in diagnostics.iter().filter(|found| concerns_the_caller(found)) {
+        // Nor is newaliases told who else reads AliasFile.
+        let of_mode =
+            |found: &&Diagnostic| mode != Mode::Aliases || found.severity == Severity::Error;
+        let concerning = diagnostics.iter().filter(|found| concerns_the_caller(found));
+        for diagnostic in concerning.filter(of_mode) {
             eprintln!("{diagnostic}");
         }
     }
@@ -114,17 +124,28 @@ fn run(mut invocation: Invocation, arguments: Vec<OsString>) -> Exit {
     }
     let tag = invocation.log_tag.as_deref();
     let log = |whose: Whose| open_log(&config, tag, whose);
-    let load_again = || load(&invocation, &facts).map(|loaded| (loaded.config, loaded.diagnostics));
+    if let Some(refused) = not_permitted(&mode, &config, &log) {
+        return refused;
+    }
+    let is_local = matches!(mode, Mode::Daemon { local: true, .. });
+    let of_mode = |mut config: Config| {
+        if is_local {
+            config.daemons = ports::on_loopback(config.daemons);
+        }
+        config
+    };
+    let load_again =
+        || load(&invocation, &facts).map(|loaded| (of_mode(loaded.config), loaded.diagnostics));
     let start = |daemon: daemon::Daemon| {
         let (diagnostics, arguments) = (&diagnostics[..], &arguments[..]);
-        let config = config.clone();
+        let config = of_mode(config.clone());
         daemon::start(
             &daemon,
             daemon::Start { config, diagnostics, load: &load_again, arguments, log: &log },
         )
     };
     match mode {
-        Mode::Daemon { foreground, pace, run_now } => {
+        Mode::Daemon { foreground, pace, run_now, local: _ } => {
             let interval = pace.map(every);
             start(daemon::Daemon { foreground, listens: true, interval, run_now })
         }
@@ -164,7 +185,7 @@ fn run(mut invocation: Invocation, arguments: Vec<OsString>) -> Exit {
         Mode::Verify { from_header, recipients } => {
             verify::verify(&config, from_header, &recipients, &mut io::stdin().lock())
         }
-        Mode::Aliases => new_aliases(&config, &settings(&location, &invocation.options), &log),
+        Mode::Aliases => new_aliases(&config, &log),
         Mode::ListOptions => print(&given::listing(&settings(&location, &invocation.options))),
         Mode::TestRules => test_mode::test(&config),
         Mode::Statistics(form) => mailstats::print(&Arc::new(config.clone()), form, now(), &log),
@@ -172,11 +193,29 @@ fn run(mut invocation: Invocation, arguments: Vec<OsString>) -> Exit {
     }
 }
 
+/// What this mode is refused for: UseMSP, or the caller is no trusted user. It is said, and logged as sendmail does.
+fn not_permitted(mode: &Mode, config: &Config, log: ask::Log<'_>) -> Option<Exit> {
+    let deed = trust::Deed::of(mode)?;
+    if let Some(attempt) = trust::refusal(deed, &trust::Caller::of_this_process(), config) {
+        eprintln!("{NOT_TRUSTED}");
+        if Path::new(SYSLOG_SOCKET).exists()
+            && let Ok(maillog) = log(Whose::Command)
+        {
+            maillog.error(None, &attempt);
+            maillog.flush(LOG_WAIT);
+        }
+        return Some(Exit::Usage);
+    }
+    if config.use_msp && deed == trust::Deed::RunDaemon {
+        eprintln!("Mail submission program cannot be used as daemon");
+        return Some(Exit::Usage);
+    }
+    None
+}
+
 /// `-bi`. That aliases are LocalRelay's is for the log: the text on standard output is sendmail's.
-fn new_aliases(config: &Config, settings: &Settings, log: ask::Log<'_>) -> Exit {
-    let alias_file = settings.get("AliasFile").and_then(|given| given.last());
-    let alias_file = alias_file.map_or("", |given| given.value.as_str());
-    let (text, exit) = aliases::rebuild(alias_file, &|path| path.exists(), &check::read_file);
+fn new_aliases(config: &Config, log: ask::Log<'_>) -> Exit {
+    let (text, exit) = aliases::rebuild(config, &|path| path.exists(), &check::read_file);
     let logged = std::path::Path::new(SYSLOG_SOCKET).exists();
     if let Some(maillog) = logged.then(|| log(Whose::Command)).and_then(Result::ok) {
         for line in text.lines() {
@@ -305,7 +344,7 @@ pub fn open_log(config: &Config, tag: Option<&str>, whose: Whose) -> io::Result<
         tag: tag.unwrap_or("kvmta").to_owned(),
         level: config.log_level,
         clock: Arc::new(now),
-        zone: TimeZone::system(),
+        zone: config.time_zone.clone(),
     })
 }
 

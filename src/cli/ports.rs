@@ -6,7 +6,7 @@
 //! DaemonPortOptions asks for is an error, because clients would wait there for a greeting that never comes.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use listenfd::ListenFd;
 
@@ -76,6 +76,23 @@ impl PortError {
             PortError::NotTcp { .. } | PortError::NotNamed(_) | PortError::None => Exit::Config,
         }
     }
+}
+
+/// `-bl`: the same on loopback alone; what comes to the same place is there once.
+pub fn on_loopback(daemons: Vec<Daemon>) -> Vec<Daemon> {
+    let mut local: Vec<Daemon> = Vec::new();
+    for mut daemon in daemons {
+        if !daemon.address.ip().is_loopback() {
+            daemon.address.set_ip(match daemon.address.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        if local.iter().all(|known| known.address != daemon.address) {
+            local.push(daemon);
+        }
+    }
+    local
 }
 
 /// The sockets that a supervisor handed over, if it did. Takes their variables out of the environment: to be asked once, before
@@ -201,6 +218,15 @@ mod tests {
             None => (text.parse().unwrap(), false),
         };
         texts.iter().map(socket).collect()
+    }
+
+    #[test]
+    fn a_local_daemon_listens_on_loopback_alone() {
+        let at = |text: &str| Daemon::at("MTA", text.parse().unwrap());
+        let given = ["0.0.0.0:25", "192.0.2.1:25", "[::]:25", "127.0.0.2:25", "192.0.2.1:587"];
+        let local = on_loopback(given.map(at).into());
+        let found: Vec<String> = local.iter().map(|daemon| daemon.address.to_string()).collect();
+        assert_eq!(found, ["127.0.0.1:25", "[::1]:25", "127.0.0.2:25", "127.0.0.1:587"]);
     }
 
     #[test]

@@ -10,8 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use jiff::tz::TimeZone;
-
+use super::arpanet;
 use super::ask::{self, Connected, Log, Unanswered};
 use super::dead_letter::{Caller, save_dead_letter};
 use super::exit::Exit;
@@ -19,6 +18,7 @@ use super::input::Input;
 use crate::config::{Config, ErrorMode};
 use crate::control::client;
 use crate::control::proto::{Answer, Request};
+use crate::mail::address::Address;
 use crate::mail::queue_id::QueueId;
 use crate::mail::submission::{Submission, SubmissionRefused};
 use crate::mail::time::Timestamp;
@@ -59,15 +59,19 @@ pub fn send(config: &Arc<Config>, sending: Sending, now: Timestamp, log: Log<'_>
             tell_failure(config, &sending, &refused.text, exit, &mut input, now, log)
         }
         Err(Unanswered { text, exit }) => {
-            eprintln!("kvmta: {text}");
-            keep(&mut input, now);
+            match sending.submission.arpanet {
+                true => drop(super::print(&arpanet::refusal(&text, exit))),
+                false => eprintln!("kvmta: {text}"),
+            }
+            keep(&mut input, config, now);
             exit
         }
     }
 }
 
 /// ErrorMode: how the caller hears of what was not taken. Where it is to be mailed back and cannot be, it is printed and saved as
-/// with `p`, so that exit 0 never means that something is lost.
+/// with `p`, so that exit 0 never means that something is lost. With `p` a sender who is not of this machine, and so does not see
+/// what is printed, gets it by mail as well.
 fn tell_failure(
     config: &Arc<Config>,
     sending: &Sending,
@@ -77,19 +81,36 @@ fn tell_failure(
     now: Timestamp,
     log: Log<'_>,
 ) -> Exit {
-    let mailed = match sending.error_mode {
+    let prints = match sending.error_mode {
         ErrorMode::Quiet => return exit,
-        ErrorMode::Print => false,
-        ErrorMode::Write if io::stderr().is_terminal() => false,
-        ErrorMode::Write | ErrorMode::Mail | ErrorMode::Berknet => {
-            exit != Exit::Ok && mail_back(config, sending, text, input, log)
-        }
+        ErrorMode::Print => true,
+        ErrorMode::Write => io::stderr().is_terminal(),
+        ErrorMode::Mail | ErrorMode::Berknet => false,
     };
+    let say = || match sending.submission.arpanet {
+        true => drop(super::print(&arpanet::refusal(text, exit))),
+        false => eprintln!("{text}"),
+    };
+    if prints {
+        say();
+    }
+    let mails = exit != Exit::Ok && (!prints || is_elsewhere(config, sending));
+    let mailed = mails && mail_back(config, sending, text, input, log);
     let safe = mailed || {
-        eprintln!("{text}");
-        exit == Exit::Ok || keep(input, now)
+        if !prints {
+            say();
+        }
+        exit == Exit::Ok || keep(input, config, now)
     };
     if safe && sending.error_mode == ErrorMode::Berknet { Exit::Ok } else { exit }
+}
+
+/// Whether the sender that was named is at another host.
+fn is_elsewhere(config: &Config, sending: &Sending) -> bool {
+    let sender = sending.submission.sender.as_deref().unwrap_or_default();
+    let address = sender.trim_matches(['<', '>', ' ']).parse::<Address>();
+    let domain = address.ok().and_then(|address| address.domain_key());
+    domain.is_some_and(|domain| !config.local_names.contains(&domain))
 }
 
 /// Sends the message back to whom it was from, with the reason. True when that is durable.
@@ -198,7 +219,10 @@ fn talk(
         };
         match answer {
             Answer::Accepted(id) => accepted = Some(id),
-            Answer::Line(line) => println!("{line}"),
+            Answer::Line(line) => match sending.submission.arpanet {
+                true => drop(super::print(&arpanet::progress(&line))),
+                false => println!("{line}"),
+            },
             Answer::Refused(refused) => return Ok((Sent::Refused(refused), accepted)),
             Answer::Failed { text, .. } => return Err(io::Error::other(text)),
             Answer::Done { exit } => {
@@ -218,11 +242,11 @@ fn user_name() -> String {
 }
 
 /// dead.letter, and a word about it. True when the message is there.
-fn keep(input: &mut Input, now: Timestamp) -> bool {
+fn keep(input: &mut Input, config: &Config, now: Timestamp) -> bool {
     if input.is_empty() {
         return true;
     }
-    match save_dead_letter(input, &Caller::of_this_process(), &now.ctime(&TimeZone::system())) {
+    match save_dead_letter(input, &Caller::of_this_process(), &now.ctime(&config.time_zone)) {
         Ok(path) => {
             let path = path.display();
             eprintln!("{path}... Saved message in {path}");

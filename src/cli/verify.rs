@@ -72,7 +72,7 @@ pub fn verify(
     if from_header {
         match header_of(config, input) {
             Ok(header) => {
-                let found = header.recipients();
+                let found = header.recipients(config.address_style);
                 if found.is_empty() && recipients.is_empty() {
                     report.lines.push("No recipient addresses found in header\n".to_owned());
                 }
@@ -100,7 +100,9 @@ impl Report<'_> {
         let shown = typed.trim();
         match no_address(shown) {
             Some(unresolved) => self.say(shown, Err(unresolved)),
-            None => address_list::addresses(shown).into_iter().for_each(|item| self.item(item)),
+            None => address_list::addresses(shown, self.config.address_style)
+                .into_iter()
+                .for_each(|item| self.item(item)),
         }
     }
 
@@ -290,8 +292,11 @@ mod tests {
         let mut input: &[u8] =
             b"To: a@x.example,\n b@y.example\nBcc: c@z.example\n\nTo: not@me.example\n";
         let header = header_of(&lab(), &mut input).unwrap();
-        let found: Vec<String> =
-            header.recipients().into_iter().map(|item| item.unwrap().to_string()).collect();
+        let found: Vec<String> = header
+            .recipients(Default::default())
+            .into_iter()
+            .map(|item| item.unwrap().to_string())
+            .collect();
         assert_eq!(found, ["a@x.example", "b@y.example", "c@z.example"]);
     }
 }

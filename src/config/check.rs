@@ -15,7 +15,7 @@ use super::locate::{Location, SYSTEM_QUEUE};
 use super::options::{self, Action, Draft, FindError, Probe, Turn};
 use super::raw::{self, Directive, Line, Origin, Setting};
 use super::value;
-use super::{Config, Daemon, Network};
+use super::{Config, Daemon, Network, switch};
 use crate::mail::address::check_domain;
 use crate::mail::job::Mailer;
 
@@ -120,6 +120,7 @@ impl Config {
         let mut config = Config::default();
         config.queue_directory.clone_from(&sources.location.queue_directory);
         config.host_name.clone_from(&sources.host.full);
+        config.time_zone = super::zone::system();
         let mut reader = Reader {
             draft: Draft::new(config),
             sources,
@@ -156,6 +157,7 @@ impl Draft {
             ports_named: false,
             macros: BTreeMap::new(),
             single_thread: false,
+            switch_file: None,
             probe: Probe::All,
             class_networks: Vec::new(),
             remarks: Vec::new(),
@@ -209,6 +211,10 @@ impl Reader<'_> {
             },
             Directive::Version(text) => {
                 let level = text.split('/').next().unwrap_or_default();
+                // sendmail: files older than this rely on it.
+                if level.parse::<u8>().is_ok_and(|level| level < 6) {
+                    self.draft.config.address_style.colons_belong = true;
+                }
                 if !level.parse::<u8>().is_ok_and(|level| level <= 10) {
                     let text = format!("syntax version {level:?} is not known; read as version 10");
                     self.say(Severity::Warning, &origin, text);
@@ -461,6 +467,7 @@ impl Reader<'_> {
             }
         }
         self.error_header(&whole);
+        self.host_sources(&whole);
         if self.draft.config.host_status && self.draft.config.connection_cache_size == 0 {
             self.draft.config.host_status = false;
             let text = "HostStatusDirectory disabled with ConnectionCacheSize = 0";
@@ -491,6 +498,44 @@ impl Reader<'_> {
             config.destination_concurrency_max.min(config.concurrency_max);
         config.macros = std::mem::take(&mut draft.macros);
         (self.draft.config, self.diagnostics)
+    }
+
+    /// HostsFile, and ServiceSwitchFile: the usual ones need not be there.
+    fn host_sources(&mut self, whole: &Origin) {
+        let hosts = self.draft.config.hosts_file.clone();
+        if hosts != Path::new("/etc/hosts")
+            && let Err(error) = (self.sources.read)(&hosts)
+        {
+            let text = format!(
+                "HostsFile: cannot open {}: {}; hosts are looked up without it",
+                hosts.display(),
+                reason(&error)
+            );
+            self.say(Severity::Warning, whole, text);
+        }
+        let named = self.draft.switch_file.take();
+        let path = named.clone().unwrap_or_else(|| switch::USUAL.into());
+        match (self.sources.read)(&path) {
+            Ok(text) => {
+                let (order, unknown) = switch::hosts(&text);
+                self.draft.config.host_sources = order;
+                for word in unknown {
+                    let path = path.display();
+                    let text =
+                        format!("{path}: hosts are not looked up in {word}, but in files and dns");
+                    self.say(Severity::Warning, whole, text);
+                }
+            }
+            Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let text = format!(
+                    "ServiceSwitchFile: cannot open {}: {}; hosts are looked up in files, then dns",
+                    path.display(),
+                    reason(&error)
+                );
+                self.say(Severity::Warning, whole, text);
+            }
+        }
     }
 
     /// ErrorHeader=/path is the text in that file, macros replaced, up to [`ERROR_HEADER_MAX`].

@@ -13,17 +13,23 @@ pub mod locate;
 pub mod options;
 mod ports;
 pub mod raw;
+pub mod switch;
 mod table;
 pub mod value;
+pub mod zone;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
 use crate::mail::address::Address;
+use crate::mail::address_list::Style;
 use crate::mail::job::Mailer;
 pub use load::{LoadLimits, PortLoad};
+use switch::HostSource;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -47,6 +53,16 @@ pub struct Config {
     pub local_relay: Option<String>,
     /// NameServers; empty means the system's.
     pub name_servers: Vec<SocketAddr>,
+    /// NameSearchList: domains that complete a name without a dot, in this order, before it is asked for as it is.
+    pub name_search_list: Vec<String>,
+    /// ResolverOptions HasWildcardMX: MX records are not asked for by completed names.
+    pub has_wildcard_mx: bool,
+    /// ResolverOptions WorkAroundBrokenAAAA: a server's trouble with AAAA is as no such record.
+    pub work_around_broken_aaaa: bool,
+    /// HostsFile.
+    pub hosts_file: PathBuf,
+    /// ServiceSwitchFile: where hosts are looked up.
+    pub host_sources: Vec<HostSource>,
     /// SmtpPort of remote hosts.
     pub smtp_port: u16,
     /// DaemonPortOptions.
@@ -119,6 +135,8 @@ pub struct Config {
     pub priority: PriorityFactors,
     /// QueueLA, RefuseLA, DelayLA.
     pub load: LoadLimits,
+    /// DialDelay: how long after its first connection failed an attempt makes it once more; zero never.
+    pub dial_delay: Duration,
     /// HeloName: what our client calls itself; none takes the host name.
     pub helo_name: Option<String>,
     /// ClientPortOptions Addr=: the address our client comes from, at most one of each family.
@@ -171,6 +189,16 @@ pub struct Config {
     pub resolver_retrans: Duration,
     /// Timeout.resolver.retry.
     pub resolver_retry: usize,
+    /// OldStyleHeaders, BlankSub, ColonOkInAddr: how addresses may be written by programs and users.
+    pub address_style: Style,
+    /// TimeZoneSpec.
+    pub time_zone: TimeZone,
+    /// UseMSP: this is a program that submits mail, and no daemon.
+    pub use_msp: bool,
+    /// AliasFile: what newaliases reads, part by part as given.
+    pub alias_files: Vec<String>,
+    /// CheckAliases: newaliases looks at the right sides, too.
+    pub check_aliases: bool,
     /// NoRecipientAction.
     pub no_recipient_action: NoRecipientAction,
     /// Verbose (-v): the dialogue on standard output. Makes DeliveryMode interactive.
@@ -468,6 +496,11 @@ impl Default for Config {
             smart_host: None,
             local_relay: None,
             name_servers: Vec::new(),
+            name_search_list: Vec::new(),
+            has_wildcard_mx: false,
+            work_around_broken_aaaa: false,
+            hosts_file: "/etc/hosts".into(),
+            host_sources: switch::USUAL_ORDER.into(),
             smtp_port: 25,
             daemons: Vec::new(),
             queue_directory: "/var/spool/kvmta".into(),
@@ -546,6 +579,7 @@ impl Default for Config {
                 queue: 600_000,
             },
             load: LoadLimits::default(),
+            dial_delay: Duration::ZERO,
             helo_name: None,
             client_addresses: Vec::new(),
             connect_only_to: None,
@@ -572,6 +606,11 @@ impl Default for Config {
             dead_letter_drop: None,
             resolver_retrans: 5 * SECOND,
             resolver_retry: 2,
+            address_style: Style::default(),
+            time_zone: TimeZone::UTC,
+            use_msp: false,
+            alias_files: Vec::new(),
+            check_aliases: false,
             no_recipient_action: NoRecipientAction::None,
             verbose: false,
             macros: BTreeMap::new(),

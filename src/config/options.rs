@@ -32,7 +32,12 @@ pub struct OptionSpec {
     pub own: bool,
     /// What setting it does.
     pub action: Action,
+    /// What is wrong with a value, of one that does nothing here: a slip is found all the same.
+    pub check: Option<Check>,
 }
+
+/// Finds what is wrong with a value.
+pub type Check = fn(&str) -> Result<(), ValueError>;
 
 /// What setting an option does, by the kind of its value.
 pub enum Action {
@@ -116,6 +121,8 @@ pub struct Draft {
     pub macros: BTreeMap<String, String>,
     /// SingleThreadDelivery.
     pub single_thread: bool,
+    /// ServiceSwitchFile, if it is named.
+    pub switch_file: Option<PathBuf>,
     /// DontProbeInterfaces.
     pub probe: Probe,
     /// Networks and addresses found in class R.
@@ -226,7 +233,9 @@ impl OptionSpec {
             Action::Refused(reason) if !value.is_empty() => {
                 return Err(ValueError::Other((*reason).into()));
             }
-            Action::Idle(_) | Action::Later(_) | Action::Refused(_) => {}
+            Action::Idle(_) | Action::Later(_) | Action::Refused(_) => {
+                self.check.map_or(Ok(()), |check| check(value))?;
+            }
         }
         Ok(())
     }

@@ -38,7 +38,7 @@ const fn opt(
     action: Action,
     help: &'static str,
 ) -> OptionSpec {
-    OptionSpec { name, letter, default, help, safe: false, own: false, action }
+    OptionSpec { name, letter, default, help, safe: false, own: false, action, check: None }
 }
 
 /// One that an ordinary user may set.
@@ -49,7 +49,7 @@ const fn user(
     action: Action,
     help: &'static str,
 ) -> OptionSpec {
-    OptionSpec { name, letter, default, help, safe: true, own: false, action }
+    OptionSpec { name, letter, default, help, safe: true, own: false, action, check: None }
 }
 
 /// One of ours.
@@ -59,7 +59,7 @@ const fn own(
     action: Action,
     help: &'static str,
 ) -> OptionSpec {
-    OptionSpec { name, letter: None, default, help, safe: false, own: true, action }
+    OptionSpec { name, letter: None, default, help, safe: false, own: true, action, check: None }
 }
 
 #[rustfmt::skip] // one option per paragraph, its help last
@@ -82,6 +82,8 @@ static QUEUE: &[OptionSpec] = &[
         "Deliveries under way at once, over all destinations."),
     own("DestinationConcurrency", "20", Number(1, 10_000, |d, n| d.config.destination_concurrency_max = n as usize),
         "Deliveries under way at once to one destination; the real number grows with success and shrinks with failure."),
+    opt("MaxRunnersPerQueue", None, "", Number(0, 10_000, |d, n| if n > 0 { d.config.destination_concurrency_max = n as usize }),
+        "As DestinationConcurrency, under sendmail's name: its runners are what works on one host at a time. 0 leaves that alone."),
     opt("SingleThreadDelivery", None, "false", Flag(|d| &mut d.single_thread),
         "One delivery at a time to each destination."),
     own("MaxActiveJobs", "20000", Number(100, MANY, |d, n| d.config.active_jobs_max = n as usize),
@@ -242,6 +244,18 @@ static CLIENT: &[OptionSpec] = &[
         "The port of other hosts."),
     own("NameServers", "", List("[address]:port ...", name_servers),
         "DNS servers to ask. Default those of the system."),
+    opt("NameServer", None, "", List("[address]:port ...", name_servers),
+        "As NameServers, under sendmail's name."),
+    opt("NameSearchList", None, "", List("domains", name_search_list),
+        "Domains that complete a host name without a dot, in this order, before it is looked up as it is; six at most. Default none: the search list of the system is not used."),
+    opt("ResolverOptions", Some('I'), "", Text("+flag -flag ...", resolver_options),
+        "HasWildcardMX: MX records are not asked for by names completed from NameSearchList. WorkAroundBrokenAAAA: a name server's trouble with AAAA is taken as no such record. The other flags of resolver(3) are accepted without effect."),
+    opt("HostsFile", None, "/etc/hosts", Text("path", hosts_file),
+        "Where hosts are looked up beside DNS; it is read at the start and by a reload."),
+    opt("ServiceSwitchFile", None, "", Text("path", |d, v| { d.switch_file = path(v)?; Ok(()) }),
+        "The file whose line `hosts files dns` says in which order the HostsFile and DNS are asked; without dns there are no MX records. Default /etc/mail/service.switch if it exists, else files, then dns."),
+    user("DialDelay", None, "0", Time(Unit::Seconds, |d| &mut d.config.dial_delay),
+        "When the first connection of an attempt fails, it is made once more after this time, five minutes at most; 0 not. For every mailer, as if all had F=Z. The attempt keeps its place among DeliveryConcurrency meanwhile; others go on."),
 ];
 
 #[rustfmt::skip]
@@ -301,6 +315,18 @@ static COMMAND: &[OptionSpec] = &[
         "A line with a dot alone does not end the message on standard input (-i)."),
     user("SaveFromLine", Some('f'), "false", Flag(|d| &mut d.config.save_from_line),
         "A `From ` line before the header is kept (-s)."),
+    user("OldStyleHeaders", Some('o'), "true", Flag(|d| &mut d.config.address_style.blanks_separate),
+        "In -t headers and operands that have none of , ; < ( blanks separate addresses. false: only commas do, and a blank within an address is replaced by BlankSub."),
+    opt("BlankSub", Some('B'), ".", Text("a character", blank_sub),
+        "What replaces unquoted blanks within an address from the command line or a -t header. Set to nothing or a blank, the address keeps it, in quotes."),
+    user("ColonOkInAddr", None, "false", Flag(|d| &mut d.config.address_style.colons_belong),
+        "A colon in an address of the command line or a -t header is part of it (it is put in quotes) and does not begin a group of RFC 5322. true in files of a version (V line) below 6."),
+    opt("AliasFile", Some('A'), "", List("[class:]file, ...", alias_file),
+        "The alias files that newaliases (-bi) checks and counts. LocalRelay, which takes local mail, expands aliases. Default /etc/mail/aliases or /etc/aliases."),
+    opt("CheckAliases", Some('n'), "false", Flag(|d| &mut d.config.check_aliases),
+        "newaliases looks at the right sides of aliases, too."),
+    opt("UseMSP", None, "false", Flag(|d| &mut d.config.use_msp),
+        "This configuration is for submitting mail: -bd, -bD and -bl are refused."),
     user("SingleLineFromHeader", None, "false", Flag(|d| &mut d.config.single_line_from_header),
         "From:, Sender:, Reply-To: and the like are brought onto one line."),
     opt("MustQuoteChars", None, ".'", Text("characters", |d, v| { d.config.must_quote_chars = v.to_owned(); Ok(()) }),
@@ -321,6 +347,8 @@ static PROCESS: &[OptionSpec] = &[
         "How much is logged: 0 trouble alone, 9 every delivery and deferral, above 10 for debugging."),
     opt("Macro", Some('M'), "", Text("Xvalue", |d, v| { let (name, value) = raw::name(v); d.macros.insert(name, value.to_owned()); Ok(()) }),
         "Defines the macro X, as a D line does."),
+    opt("TimeZoneSpec", Some('t'), "", Text("time zone", time_zone),
+        "The zone of Date:, Received:, mailq and the log, such as Europe/Berlin or EST5EDT. Set to nothing, the variable TZ says it. Default the system's, whatever TZ is."),
     opt("PidFile", None, "", Text("path", |d, v| { d.config.pid_file = path(v)?; Ok(()) }),
         "Where the daemon writes its process number and command line."),
     opt("RunAsUser", None, "", Text("user[:group]", |d, v| { d.config.run_as_user = text(v); Ok(()) }),
@@ -608,6 +636,96 @@ fn name_servers(draft: &mut Draft, value: &str, turn: Turn) -> Result<(), ValueE
         known.push(value::socket(word, 53)?);
     }
     known.truncate(SERVERS_MAX);
+    Ok(())
+}
+
+fn name_search_list(draft: &mut Draft, value: &str, turn: Turn) -> Result<(), ValueError> {
+    /// As many as resolv.conf(5) takes.
+    const DOMAINS_MAX: usize = 6;
+    if turn.first {
+        draft.config.name_search_list.clear();
+    }
+    for word in words(value) {
+        let domain = word.trim_end_matches('.').to_lowercase();
+        crate::mail::address::check_domain(&domain)
+            .map_err(|error| ValueError::Other(format!("{:?}: {error}", value::shown(word))))?;
+        draft.config.name_search_list.push(domain);
+    }
+    draft.config.name_search_list.truncate(DOMAINS_MAX);
+    Ok(())
+}
+
+fn resolver_options(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    /// Flags of resolver(3) that sendmail knows and that mean nothing here.
+    const OTHERS: [&str; 11] = [
+        "debug",
+        "aaonly",
+        "usevc",
+        "primary",
+        "igntc",
+        "recurse",
+        "defnames",
+        "stayopen",
+        "dnsrch",
+        "use_inet6",
+        "use_edns0",
+    ];
+    for flag in value.split_whitespace() {
+        let (on, name) = match flag.strip_prefix('-') {
+            Some(name) => (false, name),
+            None => (true, flag.strip_prefix('+').unwrap_or(flag)),
+        };
+        let name = name.to_ascii_lowercase();
+        match name.as_str() {
+            "haswildcardmx" => draft.config.has_wildcard_mx = on,
+            "workaroundbrokenaaaa" => draft.config.work_around_broken_aaaa = on,
+            name if OTHERS.contains(&name) => {}
+            _ => {
+                let flag = value::shown(flag);
+                let text = format!("readcf: I option value {flag} unrecognized");
+                return Err(ValueError::Other(text));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn hosts_file(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    draft.config.hosts_file = path(value)?.unwrap_or_else(|| "/etc/hosts".into());
+    Ok(())
+}
+
+fn blank_sub(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    // Of more characters sendmail takes the first one, too.
+    draft.config.address_style.blank_sub = match value.chars().next() {
+        Some(c) if c.is_control() => return Err(word(value, "characters that can be printed")),
+        Some(c) => c,
+        None => ' ',
+    };
+    Ok(())
+}
+
+fn alias_file(draft: &mut Draft, value: &str, turn: Turn) -> Result<(), ValueError> {
+    /// sendmail takes twelve.
+    const FILES_MAX: usize = 12;
+    let text = "newaliases reads it; mail for local users is LocalRelay's, with its aliases";
+    draft.remarks.push(text.to_owned());
+    let files = &mut draft.config.alias_files;
+    if turn.first {
+        files.clear();
+    }
+    let parts = value.split(',').map(str::trim).filter(|part| !part.is_empty());
+    files.extend(parts.map(str::to_owned));
+    if files.len() > FILES_MAX {
+        files.truncate(FILES_MAX);
+        return Err(ValueError::Other(format!("more than {FILES_MAX} files; the first ones hold")));
+    }
+    Ok(())
+}
+
+fn time_zone(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    let environment = std::env::var("TZ").ok();
+    draft.config.time_zone = super::zone::of(value, environment.as_deref())?;
     Ok(())
 }
 

@@ -18,7 +18,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
@@ -49,7 +48,7 @@ const FINISH_WAIT: Duration = Duration::from_secs(10);
 pub(super) const NOT_YOURS: &str =
     "only root and the daemon's user may read the messages of the queue";
 /// What an ordinary user hears who asks for a change: sendmail's words, and its status 64.
-const NOT_TRUSTED: &str = "Permission denied (real uid not trusted)";
+pub(crate) const NOT_TRUSTED: &str = "Permission denied (real uid not trusted)";
 /// How long to wait when the machine has no descriptor or memory for a connection.
 const SHORTAGE_WAIT: Duration = Duration::from_millis(100);
 /// Entries in one page of a listing.
@@ -317,7 +316,7 @@ impl Visit {
             submission,
             self.user(),
             now,
-            TimeZone::system(),
+            house.config.time_zone.clone(),
         );
         // Even a refused message is read to its end: the program writes it before it listens.
         let mut taking = submitting;

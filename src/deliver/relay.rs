@@ -32,6 +32,8 @@ const RECIPIENTS_MAX: usize = 100;
 /// Connections that may fail one attempt: a domain with a hundred dead addresses must not hold a slot for a hundred
 /// timeouts.
 const FAILURES_MAX: u32 = 10;
+/// Longest DialDelay: an attempt that waits keeps its place.
+const DIAL_DELAY_MAX: Duration = Duration::from_secs(300);
 /// A connect without a limit of ours: longer than any system waits.
 const CONNECT_UNLIMITED: Duration = Duration::from_secs(3600);
 
@@ -61,6 +63,8 @@ struct Progress<'a> {
     /// Connections that could not be made, greeted, or kept.
     failures: u32,
     connect_by: Option<Instant>,
+    /// DialDelay, until the first connection was made or not.
+    dial_delay: Duration,
     hosts: Vec<HostOutcome>,
     notices: Vec<Notice>,
     farewell: Vec<String>,
@@ -113,6 +117,7 @@ impl Relay<'_> {
             trouble: Trouble::None,
             failures: 0,
             connect_by: self.config.timeouts.aconnect.map(|limit| Instant::now() + limit),
+            dial_delay: self.config.dial_delay.min(DIAL_DELAY_MAX),
             hosts: Vec::new(),
             notices: Vec::new(),
             farewell: Vec::new(),
@@ -213,7 +218,7 @@ impl Relay<'_> {
             if let Some(sink) = sink {
                 sink(&progress.connecting(&host, door));
             }
-            let stream = match self.connect(door, progress).await {
+            let stream = match self.connect_or_dial(door, progress).await {
                 Ok(stream) => stream,
                 Err(error) => {
                     progress.failures += 1;
@@ -233,6 +238,25 @@ impl Relay<'_> {
                 continue;
             }
             return Err((self.scene(&host).lost(&fault), trouble::whose(&fault)));
+        }
+    }
+
+    /// A connection; the first of an attempt is made once more after DialDelay, when the line may stand.
+    async fn connect_or_dial(
+        &self,
+        door: &Door,
+        progress: &mut Progress<'_>,
+    ) -> io::Result<Box<dyn crate::world::Stream>> {
+        let delay = std::mem::take(&mut progress.dial_delay);
+        let connected = self.connect(door, progress).await;
+        let again = Instant::now() + delay;
+        let in_time = progress.connect_by.is_none_or(|by| again < by);
+        match (connected, door) {
+            (Err(_), Door::Tcp(_)) if !delay.is_zero() && in_time => {
+                tokio::time::sleep_until(again).await;
+                self.connect(door, progress).await
+            }
+            (connected, _) => connected,
         }
     }
 

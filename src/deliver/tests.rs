@@ -57,6 +57,7 @@ impl Fake {
     fn open(&self, to: String) -> io::Result<Box<dyn Stream>> {
         self.events.push(format!("connect {to}"));
         let script = self.scripts.lock().unwrap().get_mut(&to).and_then(VecDeque::pop_front);
+        let script = script.filter(|script| script != "refuse");
         let Some(script) = script else { return Err(io::ErrorKind::ConnectionRefused.into()) };
         let (ours, theirs) = tokio::io::duplex(self.window);
         tokio::spawn(play(script, theirs, self.events.clone()));
@@ -411,6 +412,30 @@ async fn nothing_learnt_is_unreachable() {
         assert_eq!(show(&attempted), expected);
         assert_eq!(hosts(&attempted), "mx.y down");
     }
+}
+
+/// DialDelay: the first connection of an attempt is made once more after its time, and no other is.
+#[tokio::test(start_paused = true)]
+async fn a_line_that_is_dialled_gets_its_time() {
+    let script = good(1);
+    let (first, second) = (("192.0.2.1", "refuse"), ("192.0.2.1", script.as_str()));
+    let dialled = async |delay: u64, hosts: &[&str], scripts: &[(&str, &str)]| {
+        let delay = Duration::from_secs(delay);
+        let mut house =
+            house_with(Mailer::Esmtp, hosts, scripts, |config, _, _| config.dial_delay = delay);
+        let started = tokio::time::Instant::now();
+        let attempted = house.attempt(1).await.unwrap();
+        let connects = house.events.count("connect");
+        (show(&attempted), connects, started.elapsed().as_secs())
+    };
+    let one = ["mx.y 192.0.2.1"];
+    let refused = || "unreachable 4.4.1 Connection refused by mx.y.".to_owned();
+    let relayed = || "10 relayed 2.0.0 Ok".to_owned();
+    assert_eq!(dialled(0, &one, &[first, second]).await, (refused(), 1, 0));
+    assert_eq!(dialled(5, &one, &[first, second]).await, (relayed(), 2, 5));
+    assert_eq!(dialled(5, &one, &[first, first, second]).await, (refused(), 2, 5));
+    assert_eq!(dialled(5, &["mx.y 192.0.2.1 192.0.2.2"], &[]).await, (refused(), 3, 5));
+    assert_eq!(dialled(100_000, &one, &[]).await, (refused(), 2, 300));
 }
 
 #[tokio::test(start_paused = true)]

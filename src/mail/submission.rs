@@ -11,6 +11,8 @@ pub struct Submission {
     pub from_header: bool,
     /// `-f`, `-r`: reverse-path; an empty text is `<>`.
     pub sender: Option<String>,
+    /// `-ba`: the reverse-path is whom Sender: or From: names, when one does.
+    pub arpanet: bool,
     /// `-F`: full name of the sender.
     pub full_name: Option<String>,
     /// `-B`

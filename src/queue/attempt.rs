@@ -8,8 +8,6 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
-
 use super::House;
 use super::audience::Audience;
 use super::dead_letter;
@@ -339,7 +337,7 @@ pub(super) async fn judge(
     let now = house.world.clock.now();
     let jitter = fastrand::f64();
     let config = house.config.clone();
-    let plan = Plan::new(&config, interval, TimeZone::system()).for_run(&settings);
+    let plan = Plan::new(&config, interval, config.time_zone.clone()).for_run(&settings);
     // What the last call of the closure decided: the store calls it once, or again after a conflict.
     let noted = Arc::new(Mutex::new((Vec::new(), None)));
     let note = noted.clone();

@@ -9,8 +9,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use jiff::tz::TimeZone;
-
 use super::House;
 use crate::mail::job::Job;
 use crate::mail::queue_id::QueueId;
@@ -49,7 +47,7 @@ pub(super) async fn of(house: &House, job: &Job) -> Result<Option<DeadLetter>, S
 impl DeadLetter {
     /// Adds it to the file. What hinders that is logged: then the report is lost.
     pub(super) async fn save(&self, house: &House) {
-        let date = house.world.clock.now().ctime(&TimeZone::system());
+        let date = house.world.clock.now().ctime(&house.config.time_zone);
         let (path, text) = (self.path.clone(), mailbox_form(&self.bytes, &date));
         let saved = tokio::task::spawn_blocking(move || append(&path, &text)).await;
         let shown = self.path.display();

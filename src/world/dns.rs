@@ -1,9 +1,10 @@
-//! Names, by the hickory resolver: MX, A, AAAA and PTR with timeouts, a cache, and the hosts file for addresses.
+//! Names, by the hickory resolver: MX, A, AAAA and PTR with timeouts, a cache, and the hosts file beside it.
 //!
 //! Promises to tell *the name does not exist*, *it has no such record* and *nobody could say* apart, because the
 //! first two end a recipient and the third must never: anything unclear (SERVFAIL, REFUSED, a lame referral, an
-//! answer that does not parse, silence) is [`DnsError::Temporary`]. Every query is for the name as given: no search
-//! list. The law is RFC 1035, RFC 2308 for negative answers, RFC 6761 for localhost.
+//! answer that does not parse, silence) is [`DnsError::Temporary`]. Every query is for the name as given, but for one
+//! without a dot where there are domains to complete it (NameSearchList). The law is RFC 1035, RFC 2308 for negative
+//! answers, RFC 6761 for localhost.
 //!
 //! Known limit: the servers and the hosts file are read when the resolver is made; a change needs a new one.
 
@@ -19,6 +20,7 @@ use hickory_resolver::net::{DnsError as AnswerError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData};
 
+use super::hosts::Hosts;
 use super::{Answer, Dns, DnsError};
 
 /// Answers kept at most; one is a few hundred octets, so this is a few MiB and covers a busy relay's hour.
@@ -39,6 +41,15 @@ const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
 /// The domain port, for the probe above.
 const DOMAIN_PORT: u16 = 53;
 
+/// Where a host may be known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HostSource {
+    /// The hosts file.
+    Files,
+    /// The name servers.
+    Dns,
+}
+
 /// How to ask.
 #[derive(Clone, Debug)]
 pub struct DnsOptions {
@@ -48,12 +59,31 @@ pub struct DnsOptions {
     pub timeout: Duration,
     /// How often to ask again after that.
     pub attempts: usize,
+    /// Domains that complete a name without a dot, before it is asked for as it is.
+    pub search: Vec<String>,
+    /// MX records are asked for by names as they are alone.
+    pub has_wildcard_mx: bool,
+    /// Trouble with AAAA is as no such record.
+    pub work_around_broken_aaaa: bool,
+    /// Where hosts are known, in this order.
+    pub sources: Vec<HostSource>,
+    /// The text of the hosts file.
+    pub hosts: String,
 }
 
 impl Default for DnsOptions {
     /// The system's servers, 5 s, twice: the defaults of resolver(3).
     fn default() -> DnsOptions {
-        DnsOptions { name_servers: Vec::new(), timeout: Duration::from_secs(5), attempts: 2 }
+        DnsOptions {
+            name_servers: Vec::new(),
+            timeout: Duration::from_secs(5),
+            attempts: 2,
+            search: Vec::new(),
+            has_wildcard_mx: false,
+            work_around_broken_aaaa: false,
+            sources: vec![HostSource::Files, HostSource::Dns],
+            hosts: String::new(),
+        }
     }
 }
 
@@ -69,6 +99,11 @@ pub struct DnsSetupError {
 /// The real form of [`Dns`].
 pub struct Resolver {
     inner: TokioResolver,
+    hosts: Hosts,
+    sources: Vec<HostSource>,
+    search: Vec<String>,
+    has_wildcard_mx: bool,
+    work_around_broken_aaaa: bool,
 }
 
 impl Resolver {
@@ -90,7 +125,73 @@ impl Resolver {
             servers => asking(servers),
         };
         set_options(builder.options_mut(), options);
-        Ok(Resolver { inner: builder.build().map_err(failed("these settings"))? })
+        Ok(Resolver {
+            inner: builder.build().map_err(failed("these settings"))?,
+            hosts: Hosts::parse(&options.hosts),
+            sources: options.sources.clone(),
+            search: options.search.clone(),
+            has_wildcard_mx: options.has_wildcard_mx,
+            work_around_broken_aaaa: options.work_around_broken_aaaa,
+        })
+    }
+
+    /// The names that `name` may stand for, in the order to ask.
+    fn completed(&self, name: &str) -> Vec<String> {
+        let is_complete = name.contains('.') || name.eq_ignore_ascii_case("localhost");
+        let ends = if is_complete { &[] } else { self.search.as_slice() };
+        let completed = ends.iter().map(|end| format!("{name}.{end}"));
+        completed.chain(std::iter::once(name.to_owned())).collect()
+    }
+
+    fn asks_dns(&self) -> bool {
+        self.sources.contains(&HostSource::Dns)
+    }
+
+    fn in_file(&self, name: &str) -> Option<&[IpAddr]> {
+        self.hosts.addresses(name).filter(|_| self.sources.contains(&HostSource::Files))
+    }
+
+    async fn mx_of(&self, name: &str) -> Result<Vec<(u16, String)>, DnsError> {
+        let lookup = self.inner.mx_lookup(query_name(name)?).await.map_err(dns_error)?;
+        let hosts: Vec<(u16, String)> = lookup
+            .answers()
+            .iter()
+            .filter_map(|record| match &record.data {
+                RData::MX(mx) => Some((mx.preference, text_of(&mx.exchange))),
+                _ => None,
+            })
+            .collect();
+        if hosts.is_empty() { Err(DnsError::NoData) } else { Ok(hosts) }
+    }
+
+    /// The addresses of a complete name, by the first source that has it.
+    async fn addresses_of(&self, name: &str) -> Result<Vec<IpAddr>, DnsError> {
+        let mut missing = DnsError::NoSuchDomain;
+        for source in &self.sources {
+            match source {
+                HostSource::Files => match self.hosts.addresses(name) {
+                    Some(found) => return Ok(found.to_vec()),
+                    None => {}
+                },
+                HostSource::Dns => match self.both_families(name).await {
+                    Err(none @ (DnsError::NoSuchDomain | DnsError::NoData)) => missing = none,
+                    other => return other,
+                },
+            }
+        }
+        Err(missing)
+    }
+
+    async fn both_families(&self, name: &str) -> Result<Vec<IpAddr>, DnsError> {
+        let name = query_name(name)?;
+        let (v6, v4) = tokio::join!(self.family(&name, true), self.family(&name, false));
+        let v6 = match (&v6, &v4) {
+            (Err(DnsError::Temporary(_)), Err(none)) if self.work_around_broken_aaaa => {
+                Err(none.clone())
+            }
+            _ => v6,
+        };
+        either_family(v6, v4, has_ipv6_route)
     }
 
     /// The addresses of one family; the name was checked.
@@ -117,30 +218,54 @@ impl Resolver {
 impl Dns for Resolver {
     fn mx<'a>(&'a self, domain: &'a str) -> Answer<'a, Result<Vec<(u16, String)>, DnsError>> {
         Box::pin(async move {
-            let lookup = self.inner.mx_lookup(query_name(domain)?).await.map_err(dns_error)?;
-            let hosts: Vec<(u16, String)> = lookup
-                .answers()
-                .iter()
-                .filter_map(|record| match &record.data {
-                    RData::MX(mx) => Some((mx.preference, text_of(&mx.exchange))),
-                    _ => None,
-                })
-                .collect();
-            if hosts.is_empty() { Err(DnsError::NoData) } else { Ok(hosts) }
+            if !self.asks_dns() {
+                return Err(DnsError::NoData);
+            }
+            let names = self.completed(domain);
+            let mut exists = self.in_file(domain).is_some();
+            let asked = match self.has_wildcard_mx {
+                true => &names[names.len() - 1..],
+                false => &names[..],
+            };
+            // The addresses of the names that are not asked about are still to be looked for.
+            exists |= asked.len() < names.len();
+            for name in asked {
+                match self.mx_of(name).await {
+                    Err(DnsError::NoSuchDomain) => {}
+                    Err(DnsError::NoData) => exists = true,
+                    other => return other,
+                }
+            }
+            Err(if exists { DnsError::NoData } else { DnsError::NoSuchDomain })
         })
     }
 
     fn addresses<'a>(&'a self, host: &'a str) -> Answer<'a, Result<Vec<IpAddr>, DnsError>> {
         Box::pin(async move {
-            let name = query_name(host)?;
-            let (v6, v4) = tokio::join!(self.family(&name, true), self.family(&name, false));
-            either_family(v6, v4, has_ipv6_route)
+            let mut missing = DnsError::NoSuchDomain;
+            for name in self.completed(host) {
+                match self.addresses_of(&name).await {
+                    Err(DnsError::NoSuchDomain) => {}
+                    Err(DnsError::NoData) => missing = DnsError::NoData,
+                    other => return other,
+                }
+            }
+            Err(missing)
         })
     }
 
     fn name_of(&self, address: IpAddr) -> Answer<'_, Result<String, DnsError>> {
         Box::pin(async move {
             let address = address.to_canonical();
+            // What the file says of a name, it says of its address.
+            let first = self.sources.first();
+            let in_file = self.hosts.name(address).filter(|_| first == Some(&HostSource::Files));
+            if let Some(name) = in_file {
+                return Ok(name.to_owned());
+            }
+            if !self.asks_dns() {
+                return Err(DnsError::NoData);
+            }
             let lookup = self.inner.reverse_lookup(address).await.map_err(dns_error)?;
             let names = lookup.answers().iter().filter_map(|record| match &record.data {
                 RData::PTR(ptr) => Some(text_of(&ptr.0)),
@@ -175,7 +300,8 @@ fn set_options(opts: &mut ResolverOpts, options: &DnsOptions) {
     opts.cache_size = CACHE_ANSWERS_MAX;
     opts.positive_max_ttl = Some(POSITIVE_TTL_MAX);
     opts.negative_max_ttl = Some(NEGATIVE_TTL_MAX);
-    opts.use_hosts_file = ResolveHosts::Always;
+    // The file is ours to read: HostsFile names it, and ServiceSwitchFile its turn.
+    opts.use_hosts_file = ResolveHosts::Never;
     opts.max_active_requests = QUERIES_MAX;
 }
 

@@ -6,6 +6,7 @@
 pub mod dns;
 #[doc(hidden)]
 pub mod fake;
+pub mod hosts;
 pub mod real;
 pub mod tls;
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use kvmta::world::dns::{DnsOptions, Resolver};
+use kvmta::world::dns::{DnsOptions, HostSource, Resolver};
 use kvmta::world::{Dns, DnsError};
 
 use crate::fake::name_server::NameServer;
@@ -43,6 +43,7 @@ async fn resolver() -> (NameServer, Resolver) {
         name_servers: vec![server.address],
         timeout: Duration::from_millis(200),
         attempts: 1,
+        ..DnsOptions::default()
     };
     let resolver = Resolver::new(&options).unwrap();
     (server, resolver)
@@ -103,6 +104,55 @@ async fn addresses() {
     }
     let localhost = resolver.addresses("localhost").await.unwrap();
     assert!(localhost.iter().all(IpAddr::is_loopback), "{localhost:?}");
+}
+
+/// NameSearchList, HostsFile, ServiceSwitchFile and the two flags of ResolverOptions that act.
+#[tokio::test]
+async fn names_are_completed_and_looked_up_where_the_configuration_says() {
+    const HOSTS: &str = "192.0.2.50 box.example box\n192.0.2.51 mx1.b.example\n";
+    use HostSource::{Dns as D, Files as F};
+    let server = NameServer::start(ZONE).await;
+    let usual = DnsOptions {
+        name_servers: vec![server.address],
+        timeout: Duration::from_millis(200),
+        attempts: 1,
+        hosts: HOSTS.into(),
+        ..DnsOptions::default()
+    };
+    let search =
+        DnsOptions { search: vec!["nosuch.example".into(), "example".into()], ..usual.clone() };
+    let wildcard = DnsOptions { has_wildcard_mx: true, ..search.clone() };
+    let dns_first = DnsOptions { sources: vec![D, F], ..usual.clone() };
+    let files_only = DnsOptions { sources: vec![F], ..usual.clone() };
+    let dns_only = DnsOptions { sources: vec![D], ..usual.clone() };
+    let around = DnsOptions { work_around_broken_aaaa: true, ..usual.clone() };
+    let mx = r#"[(20, "mx2.b.example"), (10, "mx1.b.example")]"#;
+    for (options, name, expected_mx, expected_addresses) in [
+        (&usual, "b", "gone", "gone"),
+        (&search, "b", mx, "no data"),
+        (&search, "bare", "no data", "[192.0.2.4]"),
+        (&search, "down", "temporary", "temporary"),
+        (&search, "nosuch", "gone", "gone"),
+        (&search, "b.example", mx, "no data"),
+        (&wildcard, "b", "no data", "no data"),
+        (&wildcard, "nosuch", "no data", "gone"),
+        (&usual, "box", "no data", "[192.0.2.50]"),
+        (&usual, "mx1.b.example", "no data", "[192.0.2.51]"),
+        (&dns_first, "mx1.b.example", "no data", "[192.0.2.1]"),
+        (&dns_first, "box", "no data", "[192.0.2.50]"),
+        (&dns_only, "box", "gone", "gone"),
+        (&files_only, "box", "no data", "[192.0.2.50]"),
+        (&files_only, "b.example", "no data", "gone"),
+        (&usual, "halfgone.example", "no data", "temporary"),
+        (&around, "halfgone.example", "no data", "no data"),
+    ] {
+        let resolver = Resolver::new(options).unwrap();
+        assert_eq!(shown(resolver.mx(name).await), expected_mx, "MX of {name} {options:?}");
+        let found = shown(resolver.addresses(name).await);
+        assert_eq!(found, expected_addresses, "{name} {options:?}");
+    }
+    let name = Resolver::new(&usual).unwrap().name_of("192.0.2.51".parse().unwrap()).await;
+    assert_eq!(name.as_deref(), Ok("mx1.b.example"));
 }
 
 #[tokio::test]

@@ -75,7 +75,9 @@ impl Place {
 
     fn count(&self) -> String {
         let counted = self.run(&["-bP"], b"");
-        String::from_utf8(counted.stdout).unwrap().trim().rsplit('=').next().unwrap().to_owned()
+        let text = String::from_utf8(counted.stdout).unwrap();
+        let entries = text.lines().find_map(|line| line.split_once(": entries="));
+        entries.map_or("0", |(_, entries)| entries).to_owned()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What peers, operators and the disk can see, in one binary.
 
 mod client_dialogue;
+mod command;
 mod dialogue;
 mod dns;
 mod fake;

@@ -186,9 +186,10 @@ class Kvmta:
         return int(found[1]) if found else -1
 
     def count(self):
-        """What -bP says: the last number of its first line that has one."""
-        found = re.findall(rb"\d+", self.run("-bP").stdout)
-        return int(found[-1]) if found else -1
+        """What -bP says."""
+        said = self.run("-bP").stdout
+        found = re.search(rb": entries=(\d+)\n", said)
+        return int(found[1]) if found else 0 if said.endswith(b" is empty\n") else -1
 
     def wait_total(self, total, limit):
         return wait_for(lambda: self.count() == total, limit, 0.2)

@@ -18,7 +18,7 @@ use super::{
     Fault, Head, Parts, Sent, Unreadable, check_id, envid_of, orcpt_of, state_of, text_of, time_of,
 };
 use crate::mail::address::{Address, ReversePath};
-use crate::mail::address_list;
+use crate::mail::address_list::{self, Style};
 use crate::mail::envelope::{Notify, Recipient, Ret};
 use crate::mail::time::Timestamp;
 
@@ -308,7 +308,7 @@ fn address_of(text: &str) -> Result<Address, String> {
     {
         return Ok(address);
     }
-    let mut found = address_list::addresses(text).into_iter();
+    let mut found = address_list::addresses(text, Style::default()).into_iter();
     match (found.next(), found.next()) {
         (Some(Ok(address)), None) => Ok(address),
         (Some(Err((text, error))), _) => Err(format!("{}... {error}", text_of(text.as_bytes()))),

@@ -23,6 +23,7 @@ fn load_at(queue: &str, file: &str, options: &str) -> Result<(Config, Vec<String
     let options: Vec<_> = options.split_whitespace().map(Setting::long).collect();
     let read = |path: &Path| match path.to_str() {
         Some("/x.cf") => Ok(file.to_owned()),
+        Some("/switch") => Ok("aliases files\nhosts dns nis files\n".to_owned()),
         Some("/names") => Ok("# names\na.example b.example\nC.Example.\n".to_owned()),
         _ => Err(io::Error::from_raw_os_error(2)),
     };
@@ -191,8 +192,8 @@ fn whatever_cannot_be_used_is_said_with_its_line() {
         ),
         [
             "Warning /x.cf: line 1: syntax version \"11\" is not known; read as version 10",
-            "Notice /x.cf: line 2: option SuperSafe has no effect: a message is durable before it is acknowledged, always",
-            "Warning /x.cf: line 3: option AliasFile has no effect yet: LocalRelay takes local mail, and aliases and .forward with it",
+            "Notice /x.cf: line 2: option SuperSafe has no effect: a message is durable before it is acknowledged, whether true, PostMilter, interactive or false",
+            "Warning /x.cf: line 3: option AliasFile: newaliases reads it; mail for local users is LocalRelay's, with its aliases",
             "Error /x.cf: line 4: option UserDatabaseSpec: there is no user database; use aliases; it stays as it was",
             "Error /x.cf: line 6: unknown configuration line \"Z?\"; line ignored",
             "Error /x.cf: line 7: fileclass: cannot open '/missing': No such file or directory; line ignored",
@@ -213,6 +214,66 @@ fn whatever_cannot_be_used_is_said_with_its_line() {
             "Warning /x.cf: line 1: 3 R and S lines without effect: rulesets are not interpreted: the built-in routing and policy decide",
             "Error /x.cf: line 0: ServerCertFile and ServerKeyFile need each other; STARTTLS is not offered",
             "Error /x.cf: line 0: ErrorHeader: cannot open /missing: No such file or directory; reports go without",
+        ]
+    );
+}
+
+/// How addresses may be written, where hosts are looked up, and the rest of what was idle once.
+#[test]
+fn options_of_addresses_names_and_time() {
+    use crate::mail::address_list::Style;
+    let style = |file: &str| config(file, "").address_style;
+    let stock = Style { blanks_separate: true, blank_sub: '.', colons_belong: false };
+    assert_eq!(style(""), stock);
+    assert_eq!(style("O OldStyleHeaders=False\n"), Style { blanks_separate: false, ..stock });
+    assert_eq!(style("OB_\n"), Style { blank_sub: '_', ..stock });
+    assert_eq!(style("O BlankSub=\n"), Style { blank_sub: ' ', ..stock });
+    assert_eq!(style("V5\n"), Style { colons_belong: true, ..stock });
+    assert_eq!(style("V5\nO ColonOkInAddr=no\n"), stock);
+
+    let found = config(
+        "O NameServer=127.0.0.1:5353\nO NameSearchList=b.example, C.Example.\nOI+HasWildcardMX -debug WorkAroundBrokenAAAA\nO DialDelay=5\nO MaxRunnersPerQueue=5\nO TimeZoneSpec=JST-9\n",
+        "",
+    );
+    assert_eq!(found.name_servers, ["127.0.0.1:5353".parse().unwrap()]);
+    assert_eq!(found.name_search_list, ["b.example", "c.example"]);
+    assert!(found.has_wildcard_mx && found.work_around_broken_aaaa);
+    assert_eq!(found.dial_delay, Duration::from_secs(5));
+    assert_eq!(found.destination_concurrency_max, 5);
+    let noon = jiff::Timestamp::from_second(1_795_320_000).unwrap();
+    let offset = |config: &Config| config.time_zone.to_offset(noon).seconds() / 3600;
+    assert_eq!(offset(&found), 9);
+    assert_eq!(config("O MaxRunnersPerQueue=0\n", "").destination_concurrency_max, 20);
+    assert!(!config("O ResolverOptions=-HasWildcardMX\n", "").has_wildcard_mx);
+    assert_eq!(
+        said(
+            "O ResolverOptions=foo\nO TimeZoneSpec=foo\nO NameSearchList=a..b\nO QueueFileMode=9\n"
+        ),
+        [
+            "Error /x.cf: line 1: option ResolverOptions: readcf: I option value foo unrecognized; it stays as it was",
+            "Error /x.cf: line 2: option TimeZoneSpec: \"foo\" is no time zone such as Europe/Berlin or EST5EDT; it stays as it was",
+            "Error /x.cf: line 3: option NameSearchList: \"a..b\": Invalid route address; it stays as it was",
+            "Notice /x.cf: line 4: option QueueFileMode has no effect: the files of the store are 0600, whatever it is: every command asks the daemon",
+            "Error /x.cf: line 4: option QueueFileMode: \"9\" is not a mode such as 0600; it stays as it was",
+        ]
+    );
+}
+
+#[test]
+fn hosts_are_looked_up_where_the_service_switch_says() {
+    use crate::config::switch::HostSource::{Dns, Files};
+    assert_eq!(config("", "").host_sources, [Files, Dns]);
+    let found = load("O ServiceSwitchFile=/switch\nO HostsFile=/names\n", "").unwrap();
+    assert_eq!(found.0.host_sources, [Dns, Files]);
+    assert_eq!(found.0.hosts_file, Path::new("/names"));
+    let nis =
+        "Warning /x.cf: line 0: /switch: hosts are not looked up in nis, but in files and dns";
+    assert_eq!(found.1, [nis]);
+    assert_eq!(
+        said("O ServiceSwitchFile=/missing\nO HostsFile=/missing\n"),
+        [
+            "Warning /x.cf: line 0: HostsFile: cannot open /missing: No such file or directory; hosts are looked up without it",
+            "Warning /x.cf: line 0: ServiceSwitchFile: cannot open /missing: No such file or directory; hosts are looked up in files, then dns",
         ]
     );
 }
