@@ -169,10 +169,11 @@ impl Resolver {
         let mut missing = DnsError::NoSuchDomain;
         for source in &self.sources {
             match source {
-                HostSource::Files => match self.hosts.addresses(name) {
-                    Some(found) => return Ok(found.to_vec()),
-                    None => {}
-                },
+                HostSource::Files => {
+                    if let Some(found) = self.hosts.addresses(name) {
+                        return Ok(found.to_vec());
+                    }
+                }
                 HostSource::Dns => match self.both_families(name).await {
                     Err(none @ (DnsError::NoSuchDomain | DnsError::NoData)) => missing = none,
                     other => return other,
