@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Acceptor, Caller, Event};
-use crate::config::Daemon;
+use crate::config::{Daemon, PortTls};
 
 /// Sessions at once when MaxDaemonChildren says none: some 10 KiB each, and a descriptor.
 pub const SESSIONS_MAX: usize = 10_000;
@@ -38,6 +38,7 @@ const COUNTED_CLIENTS_MAX: usize = 100_000;
 pub struct Listener {
     socket: TcpListener,
     daemon: String,
+    tls: PortTls,
 }
 
 impl Listener {
@@ -65,9 +66,13 @@ impl Listener {
     ///
     /// # Errors
     /// When the runtime cannot watch it.
-    pub fn inherited(socket: std::net::TcpListener, daemon: String) -> io::Result<Listener> {
+    pub fn inherited(
+        socket: std::net::TcpListener,
+        daemon: String,
+        tls: PortTls,
+    ) -> io::Result<Listener> {
         socket.set_nonblocking(true)?;
-        Ok(Listener { socket: TcpListener::from_std(socket)?, daemon })
+        Ok(Listener { socket: TcpListener::from_std(socket)?, daemon, tls })
     }
 
     /// Where it listens.
@@ -265,7 +270,7 @@ pub async fn serve(
                     continue;
                 }
                 refusing.ends(&listener.daemon, &acceptor);
-                take(stream, address, &listener.daemon, &acceptor, &sessions, stop);
+                take(stream, address, &listener, &acceptor, &sessions, stop);
                 if limits.delays(load) {
                     tokio::select! {
                         () = stop_of(&session_stop) => return,
@@ -325,12 +330,12 @@ async fn stop_of(stop: &watch::Receiver<bool>) {
 fn take(
     stream: TcpStream,
     address: SocketAddr,
-    daemon: &str,
+    listener: &Listener,
     acceptor: &Arc<Acceptor>,
     sessions: &Sessions,
     stop: watch::Receiver<bool>,
 ) {
-    let address = address.ip().to_canonical();
+    let (address, daemon) = (address.ip().to_canonical(), listener.daemon.as_str());
     let place = match sessions.enter(acceptor, address) {
         Ok(place) => place,
         Err(why) => {
@@ -343,8 +348,12 @@ fn take(
     };
     // Replies are written whole; waiting for more to send would only delay them. An error shows at the first write.
     let _ = stream.set_nodelay(true);
-    let caller =
-        Caller { address: Some(address), local_name: String::new(), daemon: daemon.to_owned() };
+    let caller = Caller {
+        address: Some(address),
+        local_name: String::new(),
+        daemon: daemon.to_owned(),
+        tls: listener.tls,
+    };
     let acceptor = Arc::clone(acceptor);
     tokio::spawn(async move {
         let _place = place;

@@ -23,7 +23,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use tokio::sync::{mpsc, watch};
 
-use crate::config::Config;
+use crate::config::{Config, PortTls};
 use crate::mail::envelope::Envelope;
 use crate::mail::queue_id::QueueId;
 use crate::mail::selection::Selection;
@@ -31,7 +31,7 @@ use crate::mail::status::Reply;
 use crate::mail::time::Timestamp;
 use crate::smtp::server::{Parting, Settings};
 use crate::store::{Accepted, Store, StoreError};
-use crate::world::{Stream, TlsAccept, TlsFacts, World};
+use crate::world::{Stream, TlsFacts, World};
 
 /// What every session needs: made once per configuration, shared by its sessions.
 pub struct Acceptor {
@@ -39,7 +39,6 @@ pub struct Acceptor {
     settings: Arc<Settings>,
     world: World,
     store: Store,
-    tls: Option<Arc<dyn TlsAccept>>,
     wake: mpsc::Sender<Accepted>,
     etrn: mpsc::Sender<Selection>,
     events: Events,
@@ -79,6 +78,8 @@ pub struct Caller {
     pub local_name: String,
     /// Name= of the daemon it came to, for the log.
     pub daemon: String,
+    /// When TLS begins on the port it came to.
+    pub tls: PortTls,
 }
 
 /// What the operator is to hear of a session. `relay` is `mx.example [192.0.2.1]`.
@@ -139,21 +140,14 @@ fn help(config: &Config, events: &Events) -> Option<Arc<str>> {
 }
 
 impl Acceptor {
-    /// For sessions under `config`. With `tls`, STARTTLS is offered.
-    pub fn new(
-        config: Arc<Config>,
-        world: World,
-        store: Store,
-        tls: Option<Arc<dyn TlsAccept>>,
-        outlets: Outlets,
-    ) -> Acceptor {
+    /// For sessions under `config`. With `world.tls`, STARTTLS is offered.
+    pub fn new(config: Arc<Config>, world: World, store: Store, outlets: Outlets) -> Acceptor {
         Acceptor {
             settings: Arc::new(session::settings(&config, help(&config, &outlets.events))),
             zone: config.time_zone.clone(),
             config,
             world,
             store,
-            tls,
             wake: outlets.wake,
             etrn: outlets.etrn,
             events: outlets.events,

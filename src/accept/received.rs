@@ -43,8 +43,7 @@ impl Received<'_> {
         let (host, protocol, id) = (self.host, self.protocol, self.id);
         let _ = write!(text, "\r\n\tby {host} (kvmta/{version}) with {protocol} id {id}");
         if let Some(tls) = self.tls {
-            let verify = if tls.verified { "OK" } else { "NO" };
-            let (version, cipher, bits) = (&tls.version, &tls.cipher, tls.bits);
+            let TlsFacts { version, cipher, bits, verify } = tls;
             let _ = write!(
                 text,
                 "\r\n\t(version={version} cipher={cipher} bits={bits} verify={verify})"
@@ -62,6 +61,7 @@ impl Received<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::world::Verify;
 
     #[test]
     fn looks_like_sendmails() {
@@ -91,7 +91,7 @@ mod tests {
             version: "TLSv1.3".into(),
             cipher: "TLS_AES_256_GCM_SHA384".into(),
             bits: 256,
-            verified: false,
+            verify: Verify::No,
         };
         received = Received {
             helo: None,

@@ -21,7 +21,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use super::header_edit::{HeaderEdit, NAMED_MAX};
 use super::received::Received;
 use super::{Acceptor, Caller, Event, eight_bit};
-use crate::config::Config;
+use crate::config::{Config, PortTls};
 use crate::mail::address::{Address, ReversePath};
 use crate::mail::envelope::{BodyType, Envelope, Recipient, RecipientState};
 use crate::mail::queue_id::QueueId;
@@ -140,7 +140,9 @@ impl<'a> Session<'a> {
         let peer = Peer {
             shown: relay.clone(),
             trusted: address.is_none_or(|address| acceptor.is_relay_client(address)),
-            offers_tls: acceptor.tls.is_some() && address.is_some(),
+            offers_tls: acceptor.world.tls.is_some()
+                && address.is_some()
+                && caller.tls != PortTls::Never,
         };
         let now = Instant::now();
         let server = Server::new(Arc::clone(&acceptor.settings), peer, now);
@@ -162,6 +164,12 @@ impl<'a> Session<'a> {
     }
 
     pub(super) async fn run(mut self) {
+        if self.caller.tls == PortTls::FromTheStart {
+            if self.start_tls().await.is_err() {
+                return;
+            }
+            self.tell_server(Input::TlsActive);
+        }
         if self.greet().await.is_err() {
             return;
         }
@@ -287,7 +295,10 @@ impl<'a> Session<'a> {
                     self.tell_server(Input::Accepted(result));
                 }
                 Output::Abandon(reply) => self.abandon(reply),
-                Output::StartTls => self.start_tls().await?,
+                Output::StartTls => {
+                    self.start_tls().await?;
+                    self.tell_server(Input::TlsActive);
+                }
                 Output::Etrn(selection) => {
                     self.served = true;
                     let relay = &self.relay;
@@ -547,7 +558,7 @@ impl<'a> Session<'a> {
 
     async fn start_tls(&mut self) -> Result<(), Over> {
         let stream = self.stream.take().ok_or(Over)?;
-        let tls = self.acceptor.tls.as_ref().ok_or(Over)?;
+        let tls = self.acceptor.world.tls.as_ref().ok_or(Over)?;
         let limit = self.acceptor.config.timeouts.starttls;
         let result = timeout(limit, tls.accept(stream)).await;
         let error = match result {
@@ -555,7 +566,6 @@ impl<'a> Session<'a> {
                 self.acceptor.tell(Event::TlsStarted { relay: &self.relay, facts: &facts });
                 self.stream = Some(stream);
                 self.tls = Some(facts);
-                self.tell_server(Input::TlsActive);
                 return Ok(());
             }
             Ok(Err(error)) => error,

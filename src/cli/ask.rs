@@ -206,7 +206,9 @@ fn open(
         .build()
         .map_err(HoldError::no)?;
     let running = runtime.block_on(async {
-        let world = World::real(&house::dns_options(config)).map_err(HoldError::no)?;
+        let (world, faults) =
+            World::real(&house::dns_options(config), &config.tls).map_err(HoldError::no)?;
+        house::tell_faults(&maillog, &faults);
         let config = config.clone();
         house::start(config, world, store, Vec::new(), None, maillog, Kind::Holder)
             .await

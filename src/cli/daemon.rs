@@ -179,8 +179,13 @@ async fn serve(
     // First of all: a SIGHUP in the next moments is not to end us.
     let mut signals = Signals::new()
         .map_err(|error| (format!("cannot watch for signals: {error}"), Exit::OsErr))?;
-    let world = World::real(&house::dns_options(&config))
+    let (world, faults) = World::real(&house::dns_options(&config), &config.tls)
         .map_err(|error| (format!("cannot set up the resolver: {error}"), Exit::OsErr))?;
+    // Whoever set a certificate up does not want a server without: clients that insist on TLS would turn away.
+    if let Some(fault) = faults.iter().find(|fault| fault.is_of_server_certificate()) {
+        return Err((format!("{fault}; the daemon does not start"), Exit::Config));
+    }
+    house::tell_faults(maillog, &faults);
     let store =
         open(&config, &world).await.map_err(|error| (error.to_string(), exit_of(&error)))?;
     pid.write().map_err(|error| (format!("cannot write PidFile: {error}"), Exit::CantCreate))?;

@@ -30,8 +30,8 @@ use crate::smtp::server::Parting;
 use crate::store::history::{History, HistoryOptions};
 use crate::store::{Accepted, Store, StoreError, StoreOptions, Tally};
 use crate::world::dns::{DnsOptions, HostSource};
-use crate::world::tls::ServerTls;
-use crate::world::{Clock, TlsAccept, World};
+use crate::world::tls::TlsFault;
+use crate::world::{Clock, World};
 
 /// Accepted messages on their way to the runner; beyond it they are read from the store.
 const ACCEPTED_MAX: usize = 2_000;
@@ -110,6 +110,13 @@ pub fn dns_options(config: &Config) -> DnsOptions {
     }
 }
 
+/// Says in the log which files of TLS could not be used, and what happens without them.
+pub fn tell_faults(maillog: &Maillog, faults: &[TlsFault]) {
+    for fault in faults {
+        maillog.error(None, &format!("{fault}; {}", fault.without_it()));
+    }
+}
+
 /// Why the house did not stand.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -121,9 +128,6 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// ServerCertFile, ServerKeyFile.
-    #[error("{0}")]
-    Tls(String),
     /// A listening socket.
     #[error("cannot watch a listening socket: {0}")]
     Socket(#[source] io::Error),
@@ -144,7 +148,6 @@ pub async fn start(
         source,
     })?;
     let house = furnish(config, world, store, maillog.clone());
-    let tls = server_tls(&house.config)?;
     // Behind what may fail: its thread and the log hold each other until the house stops.
     let history = history(&house.config, &house, kind);
     let (stop, stopped) = watch::channel(false);
@@ -161,7 +164,7 @@ pub async fn start(
         }),
     };
     let (houses, furnished) = watch::channel(house.clone());
-    let (acceptors, _) = watch::channel(acceptor(&house, tls, &outlets, interval));
+    let (acceptors, _) = watch::channel(acceptor(&house, &outlets, interval));
     let sources = Sources { accepted, runs, houses: furnished, stop: stopped.clone() };
     let initiative = match kind {
         Kind::Daemon => Initiative::Due,
@@ -240,18 +243,17 @@ impl Running {
     /// Goes on under another configuration, on `ports`. What is under way ends as it began; on an error nothing has changed.
     ///
     /// # Errors
-    /// `Tls`, `Socket`.
+    /// `Socket`.
     pub fn reload(
         &mut self,
         config: Arc<Config>,
         world: World,
         ports: Vec<Port>,
     ) -> Result<(), StartError> {
-        let tls = server_tls(&config)?;
         let House { store, maillog, .. } = self.house.clone();
         let house = furnish(config, world, store, maillog);
         let interval = self.acceptors.borrow().interval();
-        let acceptor = acceptor(&house, tls, &self.outlets, interval);
+        let acceptor = acceptor(&house, &self.outlets, interval);
         let listeners = self.listen(&ports)?;
         let before = self.desks.borrow().clone();
         self.desks.send_replace(Arc::new(Desk {
@@ -299,8 +301,10 @@ impl Running {
         let mut listeners = Vec::new();
         for port in ports {
             let socket = port.socket.try_clone().map_err(StartError::Socket)?;
-            listeners
-                .push(Listener::inherited(socket, port.name.clone()).map_err(StartError::Socket)?);
+            listeners.push(
+                Listener::inherited(socket, port.name.clone(), port.tls)
+                    .map_err(StartError::Socket)?,
+            );
         }
         let serve = |listener| {
             let acceptors = self.acceptors.subscribe();
@@ -349,14 +353,9 @@ fn furnish(config: Arc<Config>, world: World, store: Store, maillog: Maillog) ->
     House { config, store, world, mailers, maillog }
 }
 
-fn acceptor(
-    house: &House,
-    tls: Option<Arc<dyn TlsAccept>>,
-    outlets: &Outlets,
-    interval: Option<Duration>,
-) -> Arc<Acceptor> {
+fn acceptor(house: &House, outlets: &Outlets, interval: Option<Duration>) -> Arc<Acceptor> {
     let House { config, world, store, .. } = house.clone();
-    let acceptor = Acceptor::new(config, world, store, tls, outlets.clone());
+    let acceptor = Acceptor::new(config, world, store, outlets.clone());
     Arc::new(acceptor.running_every(interval))
 }
 
@@ -429,16 +428,6 @@ fn log_session(maillog: &Maillog, event: &Event<'_>) {
 fn log_parting(maillog: &Maillog, relay: &str, daemon: &str, parting: Parting) {
     let _ = parting;
     maillog.did_nothing(relay, daemon);
-}
-
-fn server_tls(config: &Config) -> Result<Option<Arc<dyn TlsAccept>>, StartError> {
-    match &config.server_certificate {
-        None => Ok(None),
-        Some((certificate, key)) => match ServerTls::load(certificate, key) {
-            Ok(tls) => Ok(Some(Arc::new(tls))),
-            Err(error) => Err(StartError::Tls(error.to_string())),
-        },
-    }
 }
 
 /// ETRN's wishes become runs like any other.

@@ -12,7 +12,7 @@ use listenfd::ListenFd;
 
 use super::exit::Exit;
 use crate::accept::listener::Listener;
-use crate::config::Daemon;
+use crate::config::{Daemon, PortTls};
 
 /// Sockets that a supervisor may hand over at most: an end to a senseless `LISTEN_FDS`.
 const GIVEN_MAX: usize = 64;
@@ -22,6 +22,8 @@ const GIVEN_MAX: usize = 64;
 pub struct Port {
     /// Name= of DaemonPortOptions.
     pub name: String,
+    /// When TLS begins on it.
+    pub tls: PortTls,
     /// Where it was asked to listen: port 0 stands for any.
     pub address: SocketAddr,
     /// The socket.
@@ -107,7 +109,8 @@ pub fn given() -> Result<Vec<Port>, PortError> {
         let wrong = |source| PortError::NotTcp { number, source };
         let Some(socket) = sockets.take_tcp_listener(number).map_err(wrong)? else { continue };
         let address = socket.local_addr().map_err(wrong)?;
-        ports.push(Port { name: String::new(), address, socket, given: true });
+        let (name, tls) = (String::new(), PortTls::Offered);
+        ports.push(Port { name, tls, address, socket, given: true });
     }
     Ok(ports)
 }
@@ -122,17 +125,17 @@ pub fn ports(daemons: &[Daemon], open: &[Port]) -> Result<Vec<Port>, PortError> 
         open.iter().map(|port| (port.address, port.given)).collect();
     let plan = plan(daemons, &addresses)?;
     let mut ports = Vec::new();
-    for (name, index) in plan.kept {
+    for (daemon, index) in plan.kept {
         let Port { address, given, socket, .. } = &open[index];
-        let (address, given) = (*address, *given);
+        let (name, tls, address, given) = (daemon.name.clone(), daemon.tls, *address, *given);
         let failed = |source| PortError::Bind { name: name.clone(), address, source };
         let socket = socket.try_clone().map_err(failed)?;
-        ports.push(Port { name, address, socket, given });
+        ports.push(Port { name, tls, address, socket, given });
     }
     for daemon in plan.bound {
-        let (name, address) = (daemon.name.clone(), daemon.address);
+        let (name, tls, address) = (daemon.name.clone(), daemon.tls, daemon.address);
         match Listener::bind(daemon) {
-            Ok(socket) => ports.push(Port { name, address, socket, given: false }),
+            Ok(socket) => ports.push(Port { name, tls, address, socket, given: false }),
             // IPv6 on a machine that has none.
             Err(_) if daemon.optional => {}
             Err(source) => return Err(PortError::Bind { name, address, source }),
@@ -144,27 +147,28 @@ pub fn ports(daemons: &[Daemon], open: &[Port]) -> Result<Vec<Port>, PortError> 
 /// What to do for each daemon.
 #[derive(Debug, PartialEq, Eq)]
 struct Plan<'a> {
-    /// Names, and which of the open sockets they have.
-    kept: Vec<(String, usize)>,
+    /// Daemons, and which of the open sockets they have.
+    kept: Vec<(&'a Daemon, usize)>,
     /// To be bound.
     bound: Vec<&'a Daemon>,
 }
 
 /// `open`: addresses, and whether a supervisor made them.
 fn plan<'a>(daemons: &'a [Daemon], open: &[(SocketAddr, bool)]) -> Result<Plan<'a>, PortError> {
-    let mut names: Vec<Option<&str>> = vec![None; open.len()];
+    let mut takers: Vec<Option<&Daemon>> = vec![None; open.len()];
     for wide in [false, true] {
         for daemon in daemons {
-            for (name, (address, given)) in names.iter_mut().zip(open) {
+            for (taker, (address, given)) in takers.iter_mut().zip(open) {
                 let fits = *address == daemon.address || wide && *given && covers(*address, daemon);
-                if fits && name.is_none() {
-                    *name = Some(&daemon.name);
+                if fits && taker.is_none() {
+                    *taker = Some(daemon);
                 }
             }
         }
     }
-    if let Some(at) = names.iter().zip(open).position(|(name, (_, given))| name.is_none() && *given)
-    {
+    let is_left =
+        |(taker, (_, given)): (&Option<&Daemon>, &(SocketAddr, bool))| taker.is_none() && *given;
+    if let Some(at) = takers.iter().zip(open).position(is_left) {
         return Err(PortError::NotNamed(open[at].0));
     }
     let is_open = |daemon: &&Daemon| {
@@ -173,10 +177,8 @@ fn plan<'a>(daemons: &'a [Daemon], open: &[(SocketAddr, bool)]) -> Result<Plan<'
         };
         open.iter().any(fits)
     };
-    let kept = names
-        .iter()
-        .enumerate()
-        .filter_map(|(index, name)| name.map(|name| (name.to_owned(), index)));
+    let kept =
+        takers.iter().enumerate().filter_map(|(index, taker)| taker.map(|daemon| (daemon, index)));
     Ok(Plan {
         kept: kept.collect(),
         bound: daemons.iter().filter(|daemon| !is_open(daemon)).collect(),
@@ -254,7 +256,7 @@ mod tests {
         for (asked, open, kept, bound) in cases {
             let asked = daemons(asked);
             let plan = plan(&asked, &sockets(open)).unwrap();
-            let names: Vec<_> = plan.kept.iter().map(|(name, _)| name.as_str()).collect();
+            let names: Vec<_> = plan.kept.iter().map(|(daemon, _)| daemon.name.as_str()).collect();
             let addresses: Vec<_> =
                 plan.bound.iter().map(|daemon| daemon.address.to_string()).collect();
             assert_eq!(

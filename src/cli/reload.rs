@@ -79,8 +79,11 @@ fn exchange(running: &mut Running, daemon: &Daemon, load: Load<'_>) -> Result<()
         true => ports::ports(&config.daemons, running.ports()).map_err(|error| one(&error))?,
         false => Vec::new(),
     };
-    let world = World::real(&house::dns_options(&config))
+    let (world, faults) = World::real(&house::dns_options(&config), &config.tls)
         .map_err(|error| vec![format!("cannot set up the resolver: {error}")])?;
+    if !faults.is_empty() {
+        return Err(faults.iter().map(ToString::to_string).collect());
+    }
     let addresses: Vec<_> = running.ports().iter().map(Port::local).collect();
     running.reload(Arc::new(config), world, ports).map_err(|error| one(&error))?;
     let maillog = &running.house.maillog;

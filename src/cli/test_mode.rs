@@ -14,6 +14,7 @@ use super::exit::Exit;
 use super::verify::{self, Unresolved};
 use super::{ask, house};
 use crate::config::Config;
+use crate::config::tls::Tls;
 use crate::mail::address_list;
 use crate::world::{DnsError, World};
 
@@ -70,7 +71,10 @@ impl Names for Real {
 pub fn test(config: &Config) -> Exit {
     let real = ask::runtime().map_err(|error| error.to_string()).and_then(|runtime| {
         let entered = runtime.enter();
-        let world = World::real(&house::dns_options(config)).map_err(|error| error.to_string());
+        // Names are asked for here, nobody is spoken to: no certificate is needed.
+        let world = World::real(&house::dns_options(config), &Tls::default())
+            .map(|(world, _)| world)
+            .map_err(|error| error.to_string());
         drop(entered);
         Ok(Real { world: world?, runtime })
     });

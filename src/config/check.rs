@@ -14,8 +14,9 @@ use super::host::HostNames;
 use super::locate::{Location, SYSTEM_QUEUE};
 use super::options::{self, Action, Draft, FindError, Probe, Turn};
 use super::raw::{self, Directive, Line, Origin, Setting};
+use super::tls::Halves;
 use super::value;
-use super::{Config, Daemon, Network, switch};
+use super::{Config, Daemon, Network, PortTls, switch};
 use crate::mail::address::check_domain;
 use crate::mail::job::Mailer;
 
@@ -152,8 +153,9 @@ impl Draft {
     pub fn new(config: Config) -> Draft {
         Draft {
             config,
-            server_cert: None,
-            server_key: None,
+            origin: Origin::CommandLine,
+            server_certificate: Halves::default(),
+            client_certificate: Halves::default(),
             ports_named: false,
             macros: BTreeMap::new(),
             single_thread: false,
@@ -290,6 +292,7 @@ impl Reader<'_> {
         let command_line = *origin == Origin::CommandLine;
         let turn = Turn { first: self.seen.insert((option.name, command_line)), command_line };
         let value = self.expand(value);
+        self.draft.origin = origin.clone();
         let result = option.set(&mut self.draft, &value, turn);
         match option.action {
             Action::Idle(reason) => {
@@ -457,15 +460,8 @@ impl Reader<'_> {
             Some(path) => Origin::File { path: path.as_path().into(), line: 0 },
             None => Origin::CommandLine,
         };
-        match (self.draft.server_cert.take(), self.draft.server_key.take()) {
-            (Some(cert), Some(key)) => self.draft.config.server_certificate = Some((cert, key)),
-            (None, None) => {}
-            _ => {
-                let text =
-                    "ServerCertFile and ServerKeyFile need each other; STARTTLS is not offered";
-                self.say(Severity::Error, &whole, text.into());
-            }
-        }
+        self.certificates();
+        self.ports_without_certificate(&whole);
         self.error_header(&whole);
         self.host_sources(&whole);
         if self.draft.config.host_status && self.draft.config.connection_cache_size == 0 {
@@ -535,6 +531,43 @@ impl Reader<'_> {
                 );
                 self.say(Severity::Warning, whole, text);
             }
+        }
+    }
+
+    /// ServerCertFile with its key, ClientCertFile with its key; and what cannot be done without.
+    fn certificates(&mut self) {
+        match std::mem::take(&mut self.draft.server_certificate).whole() {
+            Ok(certificate) => self.draft.config.tls.server_certificate = certificate,
+            Err(half) => {
+                let text =
+                    "ServerCertFile and ServerKeyFile need each other; STARTTLS is not offered";
+                self.say(Severity::Error, &half.origin, text.into());
+            }
+        }
+        match std::mem::take(&mut self.draft.client_certificate).whole() {
+            Ok(certificate) => self.draft.config.tls.client_certificate = certificate,
+            Err(half) => {
+                let text = "ClientCertFile and ClientKeyFile need each other; our client shows no certificate";
+                self.say(Severity::Error, &half.origin, text.into());
+            }
+        }
+    }
+
+    /// DaemonPortOptions Modify=s without a certificate: nobody could speak to that port.
+    fn ports_without_certificate(&mut self, whole: &Origin) {
+        let config = &mut self.draft.config;
+        if config.tls.server_certificate.is_some() {
+            return;
+        }
+        let (closed, open): (Vec<_>, Vec<_>) =
+            config.daemons.drain(..).partition(|daemon| daemon.tls == PortTls::FromTheStart);
+        config.daemons = open;
+        for Daemon { name, address, .. } in closed {
+            let text = format!(
+                "DaemonPortOptions Name={name}, Modify=s: TLS needs ServerCertFile and ServerKeyFile; port {} stays closed",
+                address.port()
+            );
+            self.say(Severity::Error, whole, text);
         }
     }
 

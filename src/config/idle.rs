@@ -35,9 +35,6 @@ const NO_OPENSSL: &str = "the TLS library is rustls, whose protocols and ciphers
 const NO_AUTH: &str = "AUTH is not offered and not used yet";
 const NO_ALIASES: &str = "LocalRelay takes local mail, and aliases and .forward with it";
 const NO_MILTER: &str = "mail filters are not called yet";
-const NO_CERT_CHECK: &str =
-    "certificates of other hosts are taken as they come (opportunistic TLS) and said so in the log";
-const NO_CLIENT_CERT: &str = "our client shows no certificate";
 const NO_MEMORY: &str = "memory is bounded by design, so it is not measured";
 
 /// Known, not acting yet.
@@ -46,15 +43,6 @@ pub static LATER: &[OptionSpec] = &[
     later("AuthMechanisms", NO_AUTH),
     checked(later("AuthOptions", NO_AUTH), auth_options),
     later("AuthRealm", NO_AUTH),
-    later("CACertFile", NO_CERT_CHECK),
-    later("CACertPath", NO_CERT_CHECK),
-    later("CertFingerprintAlgorithm", NO_CERT_CHECK),
-    later("ClientCACertFile", NO_CERT_CHECK),
-    later("ClientCACertPath", NO_CERT_CHECK),
-    later("ClientCertFile", NO_CLIENT_CERT),
-    later("ClientKeyFile", NO_CLIENT_CERT),
-    later("CRLFile", NO_CERT_CHECK),
-    later("CRLPath", NO_CERT_CHECK),
     later("DANE", "TLSA records are not asked for; TLS is opportunistic"),
     later("DefaultAuthInfo", NO_AUTH),
     later("DefaultCharSet", "unlabelled 8-bit text stays unlabelled"),
@@ -79,7 +67,6 @@ pub static LATER: &[OptionSpec] = &[
     later("SafeFileEnvironment", "mail is not delivered to files yet"),
     later("StrictTransportSecurity", "MTA-STS is not asked for; TLS is opportunistic"),
     checked(later("Timeout.auth", NO_AUTH), minutes),
-    later("TLSFallbacktoClear", "after a failed handshake the message waits for its next attempt"),
     later("UseCompressedIPv6Addresses", "there are no maps with addresses as keys yet"),
     later("UnixFromLine", "mail is not delivered to mailbox files by this program"),
 ];
@@ -92,10 +79,8 @@ pub static IDLE: &[OptionSpec] = &[
     checked(idle_letter("AliasWait", 'a', "a rebuild of aliases is one transaction, so nobody waits for it"), minutes),
     idle("AuthMaxBits", "there is no SASL security layer"),
     idle("BounceQueue", "there is one queue, without groups"),
+    idle("CertFingerprintAlgorithm", "there are no rulesets to ask for a certificate's fingerprint"),
     idle("CheckQueueRunners", NO_FORK),
-    idle("CipherList", NO_OPENSSL),
-    idle("CipherSuites", NO_OPENSSL),
-    idle("ClientSSLOptions", NO_OPENSSL),
     idle("DataFileBufferSize", NO_SPOOL),
     idle_letter("DefaultGroup", 'g', "the group is part of DefaultUser"),
     idle("DHParameters", NO_OPENSSL),
@@ -124,7 +109,6 @@ pub static IDLE: &[OptionSpec] = &[
     checked(idle("RejectNUL", "NUL is refused in every message (RFC 5321 2.3.8)"), boolean),
     idle("RemoteMode", "the queue is never on another host's file system"),
     idle("RequiresDirfsync", "every commit is durable, directory entries included"),
-    idle("ServerSSLOptions", NO_OPENSSL),
     idle("SetCertAltnames", "there are no rulesets to ask for certificate names"),
     idle("SharedMemoryKey", "counters are part of the store and always exact"),
     idle("SharedMemoryKeyFile", "counters are part of the store and always exact"),
@@ -136,7 +120,6 @@ pub static IDLE: &[OptionSpec] = &[
     checked(idle("Timeout.misc", "our client sends neither NOOP nor VERB"), minutes),
     checked(idle("Timeout.fileopen", "no file of a user is opened"), minutes),
     checked(idle("Timeout.ident", "IDENT (RFC 1413) is never asked"), minutes),
-    idle("TLSSrvOptions", "clients are not asked for a certificate"),
     checked(idle("Timeout.resolver.retrans.first", "Timeout.resolver.retrans holds for every attempt"), seconds),
     idle("Timeout.resolver.retry.first", "Timeout.resolver.retry holds for every attempt"),
     idle("UnsafeGroupWrites", "no file of a user is read"),

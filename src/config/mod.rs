@@ -15,6 +15,7 @@ mod ports;
 pub mod raw;
 pub mod switch;
 mod table;
+pub mod tls;
 pub mod value;
 pub mod zone;
 
@@ -30,6 +31,7 @@ use crate::mail::address_list::Style;
 use crate::mail::job::Mailer;
 pub use load::{LoadLimits, PortLoad};
 use switch::HostSource;
+use tls::Tls;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -101,8 +103,8 @@ pub struct Config {
     pub active_jobs_max: usize,
     /// Octets of new messages kept in memory for their first attempt.
     pub active_octets_max: usize,
-    /// ServerCertFile and ServerKeyFile.
-    pub server_certificate: Option<(PathBuf, PathBuf)>,
+    /// Certificates, authorities, protocols and ciphers of both sides.
+    pub tls: Tls,
     /// PrivacyOptions as far as they act.
     pub privacy: Privacy,
     /// DoubleBounceAddress: none drops.
@@ -141,6 +143,8 @@ pub struct Config {
     pub helo_name: Option<String>,
     /// ClientPortOptions Addr=: the address our client comes from, at most one of each family.
     pub client_addresses: Vec<IpAddr>,
+    /// Our client uses STARTTLS where it is offered; ClientPortOptions Modify=S takes it away.
+    pub client_starttls: bool,
     /// ConnectOnlyTo: every outgoing connection goes there, whatever routing says.
     pub connect_only_to: Option<SocketAddr>,
     /// FallbackMXhost: tried after the last MX of a domain, in next-hop form.
@@ -254,12 +258,23 @@ pub struct Daemon {
     pub optional: bool,
     /// ETRN is offered; modifier E takes it away.
     pub etrn: bool,
-    /// STARTTLS is offered when there is a certificate; modifier S takes it away.
-    pub starttls: bool,
+    /// When TLS begins.
+    pub tls: PortTls,
     /// queueLA=, refuseLA=, delayLA=.
     pub load: PortLoad,
     /// DeliveryMode= of what comes this way; none: as the option says.
     pub delivery_mode: Option<DeliveryMode>,
+}
+
+/// When TLS begins on a port of ours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PortTls {
+    /// After STARTTLS, which is offered when there is a certificate.
+    Offered,
+    /// Modifier S: never.
+    Never,
+    /// Modifier s: before the greeting (RFC 8314 3.3, port 465).
+    FromTheStart,
 }
 
 impl Daemon {
@@ -271,7 +286,7 @@ impl Daemon {
             backlog: 511,
             optional: false,
             etrn: true,
-            starttls: true,
+            tls: PortTls::Offered,
             load: PortLoad::default(),
             delivery_mode: None,
         }
@@ -557,7 +572,7 @@ impl Default for Config {
             destination_concurrency_max: 20,
             active_jobs_max: 20_000,
             active_octets_max: 64 << 20,
-            server_certificate: None,
+            tls: Tls::default(),
             privacy: Privacy { authwarnings: true, ..Privacy::default() },
             double_bounce_address: "postmaster".parse().ok(),
             postmaster_copy: None,
@@ -582,6 +597,7 @@ impl Default for Config {
             dial_delay: Duration::ZERO,
             helo_name: None,
             client_addresses: Vec::new(),
+            client_starttls: true,
             connect_only_to: None,
             fallback_mx_host: None,
             fallback_smart_host: None,

@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::raw::Origin;
 use super::table::SECTIONS;
+use super::tls::Halves;
 use super::value::{self, Unit, ValueError};
 use super::{Config, GivingUp, Network, QueueTimeouts};
 
@@ -111,10 +113,12 @@ impl Probe {
 pub struct Draft {
     /// What is settled.
     pub config: Config,
-    /// ServerCertFile, waiting for its key.
-    pub server_cert: Option<PathBuf>,
-    /// ServerKeyFile, waiting for its certificate.
-    pub server_key: Option<PathBuf>,
+    /// Where the option stands that is being set.
+    pub origin: Origin,
+    /// ServerCertFile and ServerKeyFile.
+    pub server_certificate: Halves,
+    /// ClientCertFile and ClientKeyFile.
+    pub client_certificate: Halves,
     /// DaemonPortOptions was given, well or ill: no port is opened by default.
     pub ports_named: bool,
     /// D lines, -M and -oM.

@@ -4,13 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::options::Draft;
 use super::value::{self, ValueError};
-use super::{Daemon, DeliveryMode};
+use super::{Daemon, DeliveryMode, PortTls};
 
 /// One listener from `Port=2525, Addr=127.0.0.1, Name=MTA`.
 ///
 /// Of keys that begin alike, delayLA and DeliveryMode, refuseLA and RcvBufSize, the case of a lone first letter decides.
-/// A key that does nothing here is said in `remarks`. What would make the port less safe than asked for (TLS from
-/// the first octet, AUTH demanded) is refused, so that the port is not opened at all.
+/// A key that does nothing here is said in `remarks`. What would make the port less safe than asked for (AUTH demanded)
+/// is refused, so that the port is not opened at all.
 ///
 /// # Errors
 /// [`ValueError`] that names key and value.
@@ -57,19 +57,32 @@ pub fn daemon(text: &str, remarks: &mut Vec<String>) -> Result<Daemon, ValueErro
 pub fn client(draft: &mut Draft, text: &str, first: bool) -> Result<(), ValueError> {
     if first {
         draft.config.client_addresses.clear();
+        draft.config.client_starttls = true;
     }
-    let (mut address, mut family) = (None, Family::Any);
+    let (mut address, mut family, mut starttls) = (None, Family::Any, true);
     for (key, value) in pairs(text) {
         let key = key?;
         match key.chars().next().unwrap_or_default() {
             'A' | 'a' => address = Some(listen_address(value)?),
             'F' | 'f' => family = Family::parse(value)?,
-            'P' | 'p' | 'M' | 'm' | 'R' | 'r' | 'S' | 's' => {
+            'M' | 'm' => {
+                let (known, others): (Vec<char>, Vec<char>) =
+                    value.chars().partition(|letter| *letter == 'S');
+                starttls &= known.is_empty();
+                if !others.is_empty() {
+                    let others: String = others.into_iter().collect();
+                    draft
+                        .remarks
+                        .push(format!("{key}={others} of ClientPortOptions has no effect"));
+                }
+            }
+            'P' | 'p' | 'R' | 'r' | 'S' | 's' => {
                 draft.remarks.push(format!("{key}= of ClientPortOptions has no effect"));
             }
             _ => return Err(unknown(key)),
         }
     }
+    draft.config.client_starttls &= starttls;
     let known = &mut draft.config.client_addresses;
     if let Some(address) = address {
         if !family.fits(address) {
@@ -173,9 +186,10 @@ fn modify(daemon: &mut Daemon, value: &str, remarks: &mut Vec<String>) -> Result
         match letter {
             'O' => daemon.optional = true,
             'E' => daemon.etrn = false,
-            'S' => daemon.starttls = false,
-            's' => {
-                let text = "modifier s (TLS from the first octet) is for a later version; the port stays closed";
+            'S' if daemon.tls == PortTls::Offered => daemon.tls = PortTls::Never,
+            's' if daemon.tls == PortTls::Offered => daemon.tls = PortTls::FromTheStart,
+            'S' | 's' => {
+                let text = "modifiers s (TLS from the start) and S (no TLS) exclude each other; the port stays closed";
                 return Err(ValueError::Other(text.into()));
             }
             'a' => {
@@ -210,7 +224,10 @@ mod tests {
         assert_eq!(found, Daemon::at("MTA", "127.0.0.1:2525".parse().unwrap()));
         let found = daemon("Family=inet6, Name=MTA-v6, M=OE, Listen=5").unwrap();
         assert_eq!(found.address.to_string(), "[::]:25");
-        assert!(found.optional && !found.etrn && found.starttls && found.backlog == 5);
+        assert!(found.optional && !found.etrn && found.backlog == 5);
+        assert_eq!(found.tls, PortTls::Offered);
+        assert_eq!(daemon("M=S").unwrap().tls, PortTls::Never);
+        assert_eq!(daemon("Port=smtps, M=Es").unwrap().tls, PortTls::FromTheStart);
         assert_eq!(daemon("p=submission,n=MSA").unwrap().address.port(), 587);
         for bad in [
             "Port",
@@ -218,7 +235,7 @@ mod tests {
             "Port=70000",
             "Hue=red",
             "Addr=::1,Family=inet",
-            "M=s",
+            "M=sS",
             "M=Ea",
             "M=?",
         ] {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::idle::{IDLE, LATER};
 use super::options::{Action, Draft, OptionSpec, Probe, Turn};
 use super::value::{self, Unit, ValueError};
-use super::{DeliveryMode, ErrorMode, NoRecipientAction, Privacy, SortOrder, ports, raw};
+use super::{DeliveryMode, ErrorMode, NoRecipientAction, Privacy, SortOrder, ports, raw, tls};
 use Action::{Flag, GiveUp, Limit, List, Number, Size, Text, Time, Wait, Warn};
 
 /// All options by subject.
@@ -18,6 +18,7 @@ pub static SECTIONS: &[(&str, &[OptionSpec])] = &[
     ("Reports", REPORTS),
     ("The server", SERVER),
     ("The client", CLIENT),
+    ("TLS", TLS),
     ("Timeouts", TIMEOUTS),
     ("Names and routing", ROUTING),
     ("The command line", COMMAND),
@@ -167,7 +168,7 @@ static REPORTS: &[OptionSpec] = &[
 #[rustfmt::skip]
 static SERVER: &[OptionSpec] = &[
     opt("DaemonPortOptions", Some('O'), "", List("Key=value, ...", daemon_ports),
-        "A port to listen on: Port=25, Addr=127.0.0.1, Family=inet6, Name=MTA, Listen=511, Modify=O (may fail) E (no ETRN) S (no STARTTLS), and refuseLA=, delayLA=, queueLA= (below QueueLA), DeliveryMode= in place of the options of these names. May be repeated. Default port 25 of all addresses for the system's queue, and 127.0.0.1 port 2525 for any other QueueDirectory."),
+        "A port to listen on: Port=25, Addr=127.0.0.1, Family=inet6, Name=MTA, Listen=511, Modify=O (may fail) E (no ETRN) S (no STARTTLS) s (TLS before the greeting, for port 465), and refuseLA=, delayLA=, queueLA= (below QueueLA), DeliveryMode= in place of the options of these names. May be repeated. Default port 25 of all addresses for the system's queue, and 127.0.0.1 port 2525 for any other QueueDirectory."),
     opt("MaxMessageSize", None, "0", Size(|d, n| d.config.limits.message_size = n),
         "Largest message taken, offered as SIZE; 0 for no limit."),
     user("MaxRecipientsPerMessage", None, "0", Number(0, MANY, |d, n| d.config.limits.recipients = n as u32),
@@ -218,10 +219,6 @@ static SERVER: &[OptionSpec] = &[
         "EHLO with a name that is none is taken."),
     user("PrivacyOptions", Some('p'), "authwarnings", List("words", privacy),
         "What is kept from clients and users: public needmailhelo needexpnhelo needvrfyhelo noexpn novrfy noverb noetrn restrictmailq restrictqrun restrictexpand noreceipts nobodyreturn authwarnings noactualrecipient goaway. EXPN is never done and VRFY never tells, as if noexpn and novrfy were always there; VERB is answered but shows nothing. Words add up, those of file and command line together."),
-    opt("ServerCertFile", None, "", Text("path", |d, v| { d.server_cert = path(v)?; Ok(()) }),
-        "Certificate chain in PEM; with ServerKeyFile it makes the server offer STARTTLS."),
-    opt("ServerKeyFile", None, "", Text("path", |d, v| { d.server_key = path(v)?; Ok(()) }),
-        "Its private key in PEM."),
     opt("RefuseLA", Some('X'), "", Number(0, 100_000, |d, n| d.config.load.refuse = Some(n as u32)),
         "Load average from which connections are refused; 0 never. Default twelve per processor."),
     opt("DelayLA", None, "0", Number(0, 100_000, |d, n| d.config.load.delay = n as u32),
@@ -256,6 +253,42 @@ static CLIENT: &[OptionSpec] = &[
         "The file whose line `hosts files dns` says in which order the HostsFile and DNS are asked; without dns there are no MX records. Default /etc/mail/service.switch if it exists, else files, then dns."),
     user("DialDelay", None, "0", Time(Unit::Seconds, |d| &mut d.config.dial_delay),
         "When the first connection of an attempt fails, it is made once more after this time, five minutes at most; 0 not. For every mailer, as if all had F=Z. The attempt keeps its place among DeliveryConcurrency meanwhile; others go on."),
+];
+
+#[rustfmt::skip]
+static TLS: &[OptionSpec] = &[
+    opt("ServerCertFile", None, "", Text("path", |d, v| { d.server_certificate.chain = named(d, "ServerCertFile", v)?; Ok(()) }),
+        "Certificate chain in PEM; with ServerKeyFile it makes the server offer STARTTLS."),
+    opt("ServerKeyFile", None, "", Text("path", |d, v| { d.server_certificate.key = named(d, "ServerKeyFile", v)?; Ok(()) }),
+        "Its private key in PEM."),
+    opt("ClientCertFile", None, "", Text("path", |d, v| { d.client_certificate.chain = named(d, "ClientCertFile", v)?; Ok(()) }),
+        "Certificate chain in PEM; with ClientKeyFile it is what our client shows to a server that asks."),
+    opt("ClientKeyFile", None, "", Text("path", |d, v| { d.client_certificate.key = named(d, "ClientKeyFile", v)?; Ok(()) }),
+        "Its private key in PEM."),
+    opt("CACertFile", None, "", Text("path", |d, v| { d.config.tls.authorities.file = named(d, "CACertFile", v)?; Ok(()) }),
+        "Certificates in PEM of the authorities that other hosts' certificates are checked against. The result is told (verify= in log and Received), and nobody is refused for it. Our client checks against the system's authorities when neither this nor CACertPath is set; clients are asked for a certificate only when one is."),
+    opt("CACertPath", None, "", Text("directory", |d, v| { d.config.tls.authorities.directory = named(d, "CACertPath", v)?; Ok(()) }),
+        "A directory of files with such certificates, by hashed names or any. Read at start and SIGHUP."),
+    opt("ClientCACertFile", None, "", Text("path", |d, v| { d.config.tls.client_authorities.file = named(d, "ClientCACertFile", v)?; Ok(()) }),
+        "In place of CACertFile when we are the client."),
+    opt("ClientCACertPath", None, "", Text("directory", |d, v| { d.config.tls.client_authorities.directory = named(d, "ClientCACertPath", v)?; Ok(()) }),
+        "In place of CACertPath when we are the client."),
+    opt("CRLFile", None, "", Text("path", |d, v| { d.config.tls.revoked.file = named(d, "CRLFile", v)?; Ok(()) }),
+        "Revocation lists in PEM. With this or CRLPath a certificate passes only when a list that is still good covers each of its chain."),
+    opt("CRLPath", None, "", Text("directory", |d, v| { d.config.tls.revoked.directory = named(d, "CRLPath", v)?; Ok(()) }),
+        "A directory of files with such lists. Read at start and SIGHUP."),
+    opt("TLSSrvOptions", None, "", Text("letters", tls::server_options),
+        "V: clients are not asked for a certificate."),
+    opt("TLSFallbacktoClear", None, "false", Flag(|d| &mut d.config.tls.falls_back_to_clear),
+        "After a failed handshake the same host is tried again at once, without TLS. Else the message waits for its next attempt."),
+    opt("CipherList", None, "", Text("ciphers", tls::cipher_list),
+        "Suites of TLS 1.2 in OpenSSL's words (HIGH:!aNULL:@STRENGTH), of which ECDHE with AES-GCM or CHACHA20 are here. Default all."),
+    opt("CipherSuites", None, "", Text("ciphers", tls::cipher_suites),
+        "Suites of TLS 1.3 by name, with colons. Default TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256."),
+    opt("ServerSSLOptions", None, "", Text("words", tls::server_ssl),
+        "OpenSSL's options for the server: SSL_OP_NO_TLSv1_2, SSL_OP_NO_TLSv1_3 and SSL_OP_CIPHER_SERVER_PREFERENCE act, a - before one takes it back. What is older than TLS 1.2 is never spoken."),
+    opt("ClientSSLOptions", None, "", Text("words", tls::client_ssl),
+        "The same for the client."),
 ];
 
 #[rustfmt::skip]
@@ -358,6 +391,16 @@ static PROCESS: &[OptionSpec] = &[
     opt("TrustedUser", None, "", Text("user", |d, v| { d.config.trusted_user = text(v); Ok(()) }),
         "Who besides root and the daemon's user may run the daemon and change the queue."),
 ];
+
+/// A file that is opened later: with where it was asked for.
+fn named(
+    draft: &Draft,
+    option: &'static str,
+    value: &str,
+) -> Result<Option<tls::NamedFile>, ValueError> {
+    let origin = draft.origin.clone();
+    Ok(path(value)?.map(|path| tls::NamedFile { option, origin, path }))
+}
 
 /// None for nothing.
 fn text(value: &str) -> Option<String> {

@@ -27,6 +27,7 @@ use super::operate::Manner;
 use super::proto::{self, Answer, CHUNK, Chunk, PAGE_MAX, Request};
 use crate::accept::submit::{LocalUser, Submitted, Submitting};
 use crate::accept::{Acceptor, Caller};
+use crate::config::PortTls;
 use crate::mail::job::{BodyRef, Entry, EntryJob};
 use crate::mail::queue_id::QueueId;
 use crate::mail::selection::Selection;
@@ -403,6 +404,7 @@ impl Visit {
             address: client,
             local_name: format!("{}@localhost", self.user().name),
             daemon: "stdin".into(),
+            tls: PortTls::Offered,
         };
         let stop = self.desk.stop.clone();
         let session =

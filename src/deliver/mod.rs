@@ -124,11 +124,11 @@ pub enum Notice {
         /// On what.
         facts: TlsFacts,
     },
-    /// A handshake failed; the host is tried again in clear.
+    /// A handshake failed; with TLSFallbacktoClear the host is tried again in clear.
     TlsFailed {
         /// With whom.
         host: RemoteHost,
-        /// The library's words.
+        /// In words: the library's, or what became of the connection.
         reason: String,
     },
 }

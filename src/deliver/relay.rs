@@ -213,7 +213,7 @@ impl Relay<'_> {
     ) -> Result<Connection, (Report, Whose)> {
         let host = RemoteHost { name: name.to_owned(), address: door.address() };
         let sink = progress.manner.transcript;
-        let mut tls = true;
+        let mut tls = self.config.client_starttls;
         loop {
             if let Some(sink) = sink {
                 sink(&progress.connecting(&host, door));
@@ -232,10 +232,15 @@ impl Relay<'_> {
             let Err(fault) = ready else { return Ok(connection) };
             progress.failures += 1;
             if tls && trouble::is_tls_trouble(&fault) {
-                let reason = self.scene(&host).lost(&fault).text;
+                let reason = match &fault {
+                    Fault::Tls(words) => words.clone(),
+                    fault => self.scene(&host).lost(fault).text,
+                };
                 progress.notices.push(Notice::TlsFailed { host: host.clone(), reason });
-                tls = false;
-                continue;
+                if self.config.tls.falls_back_to_clear {
+                    tls = false;
+                    continue;
+                }
             }
             return Err((self.scene(&host).lost(&fault), trouble::whose(&fault)));
         }

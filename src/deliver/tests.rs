@@ -20,7 +20,7 @@ use crate::mail::job::{Destination, JOB_RECIPIENTS_MAX, Mailer};
 use crate::mail::outcome::Outcome;
 use crate::mail::queue_id::QueueId;
 use crate::mail::time::Timestamp;
-use crate::world::{Clock, Dns, DnsError, Net, Stream};
+use crate::world::{Clock, Dns, DnsError, Net, Stream, Verify};
 
 const MESSAGE: &[u8] = b"Subject: x\r\n\r\n.hello\r\n";
 const OPEN: &str = "> 220 hi\nEHLO > 250-hi|250 PIPELINING\n";
@@ -140,7 +140,7 @@ impl Net for Fake {
                 version: "TLSv1.3".into(),
                 cipher: "X".into(),
                 bits: 256,
-                verified: false,
+                verify: Verify::Fail,
             };
             if self.tls { Ok((stream, facts)) } else { Err(io::Error::other("bad record")) }
         })
@@ -256,7 +256,8 @@ fn house_with(
         })
         .collect();
     let load = Arc::new(crate::world::fake::FakeLoad::default());
-    let world = World { clock: Arc::new(Still), dns: Arc::new(Still), net: Arc::new(fake), load };
+    let (clock, dns) = (Arc::new(Still), Arc::new(Still));
+    let world = World { clock, dns, net: Arc::new(fake), load, tls: None };
     let envelope = Envelope {
         reverse_path: ReversePath::Mailbox("s@x".parse().unwrap()),
         arrival: Timestamp::ZERO,
@@ -651,7 +652,7 @@ async fn early_refusals_are_verdicts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tls_when_offered_and_clear_when_it_fails() {
+async fn tls_when_offered_and_clear_only_when_told() {
     let private = "> 220 hi\nEHLO > 250-hi|250 STARTTLS\nSTARTTLS > 220 go\n".to_owned()
         + "EHLO > 250-hi|250 PIPELINING\n"
         + &transaction(1);
@@ -663,13 +664,28 @@ async fn tls_when_offered_and_clear_when_it_fails() {
     let clear =
         "> 220 hi\nEHLO > 250-hi|250-STARTTLS|250 PIPELINING\n".to_owned() + &transaction(1);
     let scripts = [("192.0.2.1", private.as_str()), ("192.0.2.1", &clear)];
-    let mut two = house_with(Mailer::Esmtp, &["mx.y 192.0.2.1"], &scripts, |_, fake, _| {
+    let mut two = house_with(Mailer::Esmtp, &["mx.y 192.0.2.1"], &scripts, |config, fake, _| {
+        config.tls.falls_back_to_clear = true;
         fake.tls = false;
     });
     let attempted = two.attempt(1).await.unwrap();
     assert_eq!(show(&attempted), "10 relayed 2.0.0 Ok");
     assert!(matches!(attempted.notices.as_slice(), [Notice::TlsFailed { .. }]));
     assert_eq!((two.events.count("connect"), two.events.count("handshake mx.y")), (2, 1));
+
+    let mut three = house_with(Mailer::Esmtp, &["mx.y 192.0.2.1"], &scripts, |_, fake, _| {
+        fake.tls = false;
+    });
+    let attempted = three.attempt(1).await.unwrap();
+    assert_eq!(show(&attempted), "unreachable 4.7.0 454 4.7.0 TLS handshake failed.");
+    assert!(matches!(attempted.notices.as_slice(), [Notice::TlsFailed { .. }]));
+    assert_eq!((three.events.count("connect"), three.events.count("handshake mx.y")), (1, 1));
+
+    let mut four = house_with(Mailer::Esmtp, &["mx.y 192.0.2.1"], &scripts[1..], |config, _, _| {
+        config.client_starttls = false;
+    });
+    assert_eq!(show(&four.attempt(1).await.unwrap()), "10 relayed 2.0.0 Ok");
+    assert_eq!(four.events.count("handshake"), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@
 //! | greeting, EHLO: not SMTP, unasked replies | 4.5.0 | host | next host |
 //! | greeting or EHLO refused with 4yz or 5yz, 421 up to MAIL | the reply's in class 4, else 4.3.2 | host | next host |
 //! | greeting 521 (RFC 7504) | the reply's, else 5.3.2 | host, for good | next host; failed when all say so |
-//! | TLS handshake failed | 4.7.5 | connection | the same host in clear, on a new connection |
+//! | TLS handshake failed | 4.7.0 | host | next host; with TLSFallbacktoClear the same host in clear, on a new connection |
 //! | clear text in front of the handshake | 4.7.0 | host | next host, never in clear |
 //! | an idle connection ends, RSET refused | | connection | a new connection to the same host |
 //! | in a transaction, before its end: closed, broken, timed out | 4.4.2 | message | next host, else deferred |
@@ -119,8 +119,8 @@ pub(super) fn course(fate: Fate, mailer: Mailer, scene: Scene<'_>) -> Course {
 /// Whose trouble it is that the connection is over.
 pub(super) fn whose(fault: &Fault) -> Whose {
     match fault {
-        Fault::Dismissed | Fault::Tls(_) => Whose::Connection,
-        Fault::Injected => Whose::Host,
+        Fault::Dismissed => Whose::Connection,
+        Fault::Injected | Fault::Tls(_) => Whose::Host,
         Fault::Early(_) | Fault::NoBody => Whose::Message,
         Fault::Refused(Step::Greeting, reply) if reply.code == 521 => Whose::HostForGood,
         Fault::Leaving(Step::Mail, _) => Whose::Host,
@@ -138,7 +138,7 @@ pub(super) fn whose(fault: &Fault) -> Whose {
     }
 }
 
-/// Whether the host may be tried again in clear: encrypting failed, and nobody was caught injecting.
+/// Whether TLSFallbacktoClear allows the host in clear: encrypting failed, and nobody was caught injecting.
 pub(super) fn is_tls_trouble(fault: &Fault) -> bool {
     matches!(
         fault,
@@ -228,10 +228,10 @@ impl Scene<'_> {
                 EnhancedStatus::new(4, 7, 0),
                 format!("Clear text before the TLS handshake with {name}"),
             ),
-            Fault::Tls(words) => by_us(
-                EnhancedStatus::new(4, 7, 5),
-                format!("TLS handshake with {name} failed: {words}"),
-            ),
+            // As sendmail's ruleset tls_server says it; the library's words are for the log.
+            Fault::Tls(_) => {
+                by_us(EnhancedStatus::new(4, 7, 0), "454 4.7.0 TLS handshake failed.".into())
+            }
             Fault::Dismissed => by_us(BAD_CONNECTION, format!("Connection with {name} was closed")),
             Fault::NoBody => by_us(OWN_SYSTEM, "Message could not be read from the queue".into()),
         }
@@ -338,11 +338,7 @@ mod tests {
                 Whose::Host,
                 "4.7.0 Clear text before the TLS handshake with mx.example.",
             ),
-            (
-                Fault::Tls("alert".into()),
-                Whose::Connection,
-                "4.7.5 TLS handshake with mx.example. failed: alert",
-            ),
+            (Fault::Tls("alert".into()), Whose::Host, "4.7.0 454 4.7.0 TLS handshake failed."),
             (
                 Fault::Closed(Step::Idle),
                 Whose::Connection,

@@ -330,12 +330,7 @@ impl Maillog {
 
     /// `STARTTLS=server, relay=..., version=..., verify=..., cipher=..., bits=...`. Level 9.
     pub fn tls_started(&self, side: Side, relay: &str, facts: &TlsFacts) {
-        let verify = match (side, facts.verified) {
-            (_, true) => "OK",
-            (Side::Server, false) => "NO",
-            (Side::Client, false) => "FAIL",
-        };
-        let TlsFacts { version, cipher, bits, .. } = facts;
+        let TlsFacts { version, cipher, bits, verify } = facts;
         let (side, relay) = (side.name(), Relay(relay));
         let text = format_args!(
             "STARTTLS={side}, relay={relay}, version={version}, verify={verify}, cipher={cipher}, \
@@ -344,11 +339,18 @@ impl Maillog {
         self.write(9, Severity::Info, None, text);
     }
 
-    /// A handshake that failed. Level 8.
+    /// A handshake that failed. Level 8. When we are the client it is refused as by sendmail's ruleset tls_server, whose
+    /// argument is `${verify}`. Level 3.
     pub fn tls_failed(&self, side: Side, relay: &str, reason: &str) {
-        let (side, relay, reason) = (side.name(), Relay(relay), Short(reason, REPLY_MAX));
-        let text = format_args!("STARTTLS={side}, relay={relay}, error: {reason}");
+        let (name, relay, reason) = (side.name(), Relay(relay), Short(reason, REPLY_MAX));
+        let text = format_args!("STARTTLS={name}, relay={relay}, error: {reason}");
         self.write(8, Severity::Warning, None, text);
+        if side == Side::Client {
+            let text = format_args!(
+                "ruleset=tls_server, arg1=SOFTWARE, relay={relay}, reject=454 4.7.0 TLS handshake failed."
+            );
+            self.write(3, Severity::Notice, None, text);
+        }
     }
 
     /// `Authentication-Warning: ...`: a user claimed to be somebody. Level 4.

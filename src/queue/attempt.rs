@@ -572,9 +572,12 @@ fn note_host(house: &House, host: HostOutcome) {
     }
 }
 
-/// As in `relay=` of the log.
+/// As in `relay=` of sendmail's lines about TLS: a name with its final dot, a literal as it is.
 fn relay(host: &RemoteHost) -> String {
-    format!("{} [{}]", host.name, host.address)
+    match host.name.starts_with(['[', '/']) {
+        true => host.name.clone(),
+        false => format!("{}.", host.name),
+    }
 }
 
 fn with_addresses<'a>(

@@ -133,7 +133,7 @@ pub enum Input<'a> {
     StageFailed(Reply),
     /// To [`Output::Accept`]: the message is durable, or the reply that says why not.
     Accepted(Result<QueueId, Reply>),
-    /// To [`Output::StartTls`]: TLS is active.
+    /// To [`Output::StartTls`], or before the greeting: TLS is active.
     TlsActive,
     /// How busy the machine is from now on: whether each command waits a second, and whether queue runs are possible.
     Strain {
@@ -405,10 +405,16 @@ impl Server {
             },
             Input::Accepted(result) => self.accepted(result),
             Input::TlsActive => {
-                assert!(matches!(self.state, State::StartingTls), "TLS was started when asked");
+                let asked = matches!(self.state, State::StartingTls);
+                assert!(
+                    asked || matches!(self.state, State::Greeting),
+                    "TLS was started when asked, or at the start"
+                );
                 self.tls = true;
                 self.first_command = true;
-                self.state = State::Idle;
+                if asked {
+                    self.state = State::Idle;
+                }
                 self.since = now;
             }
             Input::Strain { slow, resting } => (self.slow, self.resting) = (slow, resting),

@@ -15,8 +15,8 @@ use std::time::Duration;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 
-use super::tls::ClientTls;
-use super::{Answer, Clock, Dns, DnsError, Load, Net, Stream, TlsFacts, World};
+use super::{Answer, Clock, Dns, DnsError, Load, Net, Stream, TlsFacts, World, tls};
+use crate::config::tls::Tls;
 use crate::mail::time::Timestamp;
 
 /// Octets on the way in one direction of a connection: about what a socket buffers.
@@ -52,6 +52,7 @@ impl FakeWorld {
             dns: self.dns.clone(),
             net: self.net.clone(),
             load: self.load.clone(),
+            tls: None,
         }
     }
 }
@@ -387,8 +388,6 @@ pub struct FakeNet {
     places: Mutex<HashMap<SocketAddr, Place>>,
     paths: Mutex<HashMap<PathBuf, mpsc::Sender<DuplexStream>>>,
     own: Mutex<Vec<IpAddr>>,
-    /// Authorities that `start_tls` believes.
-    roots: Mutex<Vec<PathBuf>>,
 }
 
 impl FakeNet {
@@ -414,11 +413,6 @@ impl FakeNet {
     /// The addresses of this machine.
     pub fn set_own_addresses(&self, own: Vec<IpAddr>) {
         *lock(&self.own) = own;
-    }
-
-    /// PEM file of the authorities that make a certificate `verified`.
-    pub fn set_roots(&self, file: PathBuf) {
-        *lock(&self.roots) = vec![file];
     }
 }
 
@@ -456,7 +450,8 @@ impl Net for FakeNet {
         stream: Box<dyn Stream>,
         server_name: &'a str,
     ) -> Answer<'a, io::Result<(Box<dyn Stream>, TlsFacts)>> {
-        let tls = ClientTls::with_root_files(lock(&self.roots).clone());
+        // Believes nobody, so every certificate is taken and none is good.
+        let tls = tls::set_up_beside(&Tls::default(), Vec::new()).client;
         Box::pin(async move { tls.connect(stream, server_name).await })
     }
 

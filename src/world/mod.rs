@@ -10,6 +10,7 @@ pub mod hosts;
 pub mod real;
 pub mod tls;
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -35,6 +36,8 @@ pub struct World {
     pub net: Arc<dyn Net>,
     /// The machine.
     pub load: Arc<dyn Load>,
+    /// TLS for connections that come in; none without a certificate.
+    pub tls: Option<Arc<dyn TlsAccept>>,
 }
 
 /// How busy the machine is.
@@ -125,6 +128,30 @@ pub struct TlsFacts {
     pub cipher: String,
     /// Key bits of the cipher.
     pub bits: u16,
-    /// The certificate is good for the name: log `verify=OK`, else `verify=FAIL`.
-    pub verified: bool,
+    /// What became of the other side's certificate.
+    pub verify: Verify,
+}
+
+/// What became of the other side's certificate, in sendmail's words (`${verify}`) for a handshake that was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verify {
+    /// `OK`: it leads to an authority that we believe, in its time, and is not revoked. Its name is not looked at.
+    Ok,
+    /// `NO`: asked for, and none was shown.
+    No,
+    /// `NOT`: not asked for.
+    Not,
+    /// `FAIL`: shown, and not to be believed.
+    Fail,
+}
+
+impl fmt::Display for Verify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verify::Ok => "OK",
+            Verify::No => "NO",
+            Verify::Not => "NOT",
+            Verify::Fail => "FAIL",
+        })
+    }
 }

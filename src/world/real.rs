@@ -12,25 +12,30 @@ use tokio::net::{TcpSocket, UnixStream};
 use tokio::time::Instant;
 
 use super::dns::{DnsOptions, DnsSetupError, Resolver};
-use super::tls::ClientTls;
-use super::{Answer, Clock, Load, Net, Stream, TlsFacts, World};
+use super::tls::{self, ClientTls, SetUp, TlsFault};
+use super::{Answer, Clock, Load, Net, Stream, TlsAccept, TlsFacts, World};
+use crate::config::tls::Tls;
 use crate::mail::time::Timestamp;
 
 /// The list of our addresses is read again after this long: it is asked for at every attempt and changes rarely.
 const OWN_ADDRESSES_AGE_MAX: Duration = Duration::from_secs(10);
 
 impl World {
-    /// The real world. Asks nobody anything yet.
+    /// The real world, with the files of `tls` read; those that could not be used come back and it stands without them.
+    /// Asks nobody anything yet.
     ///
     /// # Errors
     /// No name server is given and resolv.conf(5) names none.
-    pub fn real(dns: &DnsOptions) -> Result<World, DnsSetupError> {
-        Ok(World {
+    pub fn real(dns: &DnsOptions, tls: &Tls) -> Result<(World, Vec<TlsFault>), DnsSetupError> {
+        let SetUp { client, server, faults } = tls::set_up(tls);
+        let world = World {
             clock: Arc::new(RealClock),
             dns: Arc::new(Resolver::new(dns)?),
-            net: Arc::new(RealNet::new(ClientTls::with_system_roots())),
+            net: Arc::new(RealNet::new(client)),
             load: Arc::new(RealLoad::default()),
-        })
+            tls: server.map(|server| Arc::new(server) as Arc<dyn TlsAccept>),
+        };
+        Ok((world, faults))
     }
 }
 

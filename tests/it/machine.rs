@@ -232,7 +232,11 @@ fn sighup_reads_the_configuration_again() {
             format!(
                 "Djthree.example\n{PORT}O ServerCertFile=/nonexistent\nO ServerKeyFile=/nonexistent\n"
             ),
-            "/nonexistent".to_owned(),
+            "kvmta.cf: line 3: option ServerCertFile: cannot read /nonexistent: No such file or directory".to_owned(),
+        ),
+        (
+            format!("Djthree.example\n{PORT}O CACertPath=/nonexistent\n"),
+            "kvmta.cf: line 3: option CACertPath: cannot read /nonexistent: No such file or directory".to_owned(),
         ),
     ] {
         place.configure(&config);

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use kvmta::accept::listener::{Listener, Sessions, serve};
 use kvmta::accept::{Acceptor, Caller, Event, Outlets};
-use kvmta::config::{Config, Daemon, DeliveryMode};
+use kvmta::config::{Config, Daemon, DeliveryMode, PortTls};
 use kvmta::mail::envelope::{ByMode, DeliverBy};
 use kvmta::mail::selection::Selection;
 use kvmta::mail::time::Timestamp;
 use kvmta::store::{Accepted, Store, StoreOptions};
 use kvmta::world::fake::FakeLoad;
-use kvmta::world::{Answer, Clock, Dns, DnsError, Net, Stream, TlsAccept, TlsFacts, World};
+use kvmta::world::{Answer, Clock, Dns, DnsError, Net, Stream, TlsAccept, TlsFacts, Verify, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, watch};
 
@@ -75,7 +75,7 @@ impl TlsAccept for Silent {
             version: "TLSv1.3".into(),
             cipher: "TLS_AES_256_GCM_SHA384".into(),
             bits: 256,
-            verified: false,
+            verify: Verify::No,
         };
         Box::pin(async move { Ok((stream, facts)) })
     }
@@ -112,6 +112,7 @@ fn house(change: impl FnOnce(&mut Config)) -> House {
         dns: Arc::new(Still),
         net: Arc::new(Still),
         load: load.clone(),
+        tls: Some(Arc::new(Silent)),
     };
     let (wake_in, wake) = mpsc::channel(8);
     let (etrn_in, etrn) = mpsc::channel(8);
@@ -122,8 +123,7 @@ fn house(change: impl FnOnce(&mut Config)) -> House {
         etrn: etrn_in,
         events: Arc::new(move |event: Event<'_>| heard.lock().unwrap().push(name_of(&event))),
     };
-    let acceptor =
-        Acceptor::new(Arc::new(config), world, store.clone(), Some(Arc::new(Silent)), outlets);
+    let acceptor = Acceptor::new(Arc::new(config), world, store.clone(), outlets);
     House {
         acceptor: Arc::new(acceptor),
         store,
@@ -144,11 +144,17 @@ fn name_of(event: &Event<'_>) -> String {
 impl House {
     /// A session with a client at `address`, which is greeted.
     async fn call(&self, address: &str) -> Client {
+        self.call_at(address, PortTls::Offered).await
+    }
+
+    /// The same on a port where TLS begins so.
+    async fn call_at(&self, address: &str, tls: PortTls) -> Client {
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let caller = Caller {
             address: (!address.is_empty()).then(|| address.parse().unwrap()),
             local_name: "root@localhost".into(),
             daemon: "MTA".into(),
+            tls,
         };
         let (acceptor, stop) = (Arc::clone(&self.acceptor), self.stop.subscribe());
         let task = async move { acceptor.session(Box::new(theirs), caller, stop).await };
@@ -304,6 +310,33 @@ async fn a_local_program_speaks_as_its_user_and_etrn_goes_up() {
     assert_eq!(house.etrn.recv().await.unwrap().terms[0].substring, "@ok.example.net");
 }
 
+/// Modifiers of DaemonPortOptions: none, S, s.
+#[tokio::test]
+async fn tls_begins_when_the_port_says() {
+    let house = house(|_| {});
+    for (port, offered, protocol) in [
+        (PortTls::Offered, true, "ESMTP"),
+        (PortTls::Never, false, "ESMTP"),
+        (PortTls::FromTheStart, false, "ESMTPS"),
+    ] {
+        let mut client = house.call_at("127.0.0.1", port).await;
+        assert_eq!(
+            client.say("EHLO c.example\r\n").await.contains("STARTTLS"),
+            offered,
+            "{port:?}"
+        );
+        client.say("MAIL From:<s@c.example>\r\n").await;
+        client.say("RCPT To:<b@ok.example.net>\r\n").await;
+        client.say("DATA\r\n").await;
+        let taken = client.say("Subject: x\r\n\r\nx\r\n.\r\n").await;
+        let id = taken.split(' ').nth(2).unwrap().parse().unwrap();
+        let entry = house.store.entry(id).unwrap().unwrap();
+        assert_eq!(entry.envelope.protocol, protocol, "{port:?}");
+    }
+    let events = house.events.lock().unwrap();
+    assert_eq!(events.iter().filter(|event| *event == "TlsStarted").count(), 1);
+}
+
 /// A listener of `house` on a port of loopback.
 struct Served {
     address: SocketAddr,
@@ -315,7 +348,7 @@ struct Served {
 fn serve_on_loopback(house: &House) -> Served {
     let daemon = Daemon::at("MTA", "127.0.0.1:0".parse().unwrap());
     let socket = Listener::bind(&daemon).unwrap();
-    let listener = Listener::inherited(socket, daemon.name.clone()).unwrap();
+    let listener = Listener::inherited(socket, daemon.name.clone(), daemon.tls).unwrap();
     let address = listener.address().unwrap();
     let sessions = Arc::new(Sessions::default());
     let (_acceptors, acceptor) = watch::channel(Arc::clone(&house.acceptor));
@@ -378,8 +411,12 @@ async fn the_greeting_is_chosen_and_stays_one_line() {
     ] {
         let house = house(|config| config.smtp_greeting = Some(text.into()));
         let (ours, theirs) = tokio::io::duplex(4096);
-        let caller =
-            Caller { address: None, local_name: "root@localhost".into(), daemon: "MTA".into() };
+        let caller = Caller {
+            address: None,
+            local_name: "root@localhost".into(),
+            daemon: "MTA".into(),
+            tls: PortTls::Offered,
+        };
         let (acceptor, stop) = (Arc::clone(&house.acceptor), house.stop.subscribe());
         tokio::spawn(async move { acceptor.session(Box::new(theirs), caller, stop).await });
         let greeting = Client { stream: ours }.reply().await;
@@ -492,8 +529,12 @@ async fn a_local_program_is_greeted_and_its_names_get_our_domain() {
     let (ours, theirs) = tokio::io::duplex(1024);
     let mut client = Client { stream: ours };
     client.stream.shutdown().await.unwrap();
-    let caller =
-        Caller { address: None, local_name: "root@localhost".into(), daemon: "stdin".into() };
+    let caller = Caller {
+        address: None,
+        local_name: "root@localhost".into(),
+        daemon: "stdin".into(),
+        tls: PortTls::Offered,
+    };
     house.acceptor.session(Box::new(theirs), caller, house.stop.subscribe()).await;
     assert!(client.reply().await.starts_with("220 lab.example.com ESMTP kvmta "));
     assert!(client.is_closed().await);

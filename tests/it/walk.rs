@@ -43,7 +43,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use kvmta::accept::{Acceptor, Caller, Outlets};
 use kvmta::config::options::{self, Draft, Turn};
-use kvmta::config::{Config, GivingUp, SortOrder};
+use kvmta::config::{Config, GivingUp, PortTls, SortOrder};
 use kvmta::deliver::Mailers;
 use kvmta::mail::envelope::RecipientState;
 use kvmta::mail::job::{Destination, Entry, JobId, Mailer};
@@ -368,7 +368,7 @@ impl Play {
         let (etrn, _) = mpsc::channel(1);
         let outlets = Outlets { wake: wake.clone(), etrn, events: Arc::new(|_| {}) };
         let House { config, world, store, .. } = house.clone();
-        Arc::new(Acceptor::new(config, world, store, None, outlets).running_every(self.interval))
+        Arc::new(Acceptor::new(config, world, store, outlets).running_every(self.interval))
     }
 
     /// As SIGHUP does it.
@@ -643,8 +643,12 @@ impl Play {
     async fn submit(&mut self, line: &str) -> Result<(), String> {
         let (line, field) = line.split_once(" | ").unwrap_or((line, "Comments: none"));
         let (from, to) = line.split_once(" to ").ok_or("submit <from> to <to>")?;
-        let caller =
-            Caller { address: None, local_name: "root@localhost".into(), daemon: "MTA".into() };
+        let caller = Caller {
+            address: None,
+            local_name: "root@localhost".into(),
+            daemon: "MTA".into(),
+            tls: PortTls::Offered,
+        };
         let standing = self.standing.as_ref().ok_or("the house is down")?;
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         let (acceptor, stop) = (standing.acceptor.clone(), standing.stop.subscribe());

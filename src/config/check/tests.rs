@@ -212,7 +212,7 @@ fn whatever_cannot_be_used_is_said_with_its_line() {
             "Warning /x.cf: line 5: 1 K line without effect: maps are not looked up yet",
             "Notice /x.cf: line 4: 1 M line without effect: the built-in mailers esmtp, relay, lmtp and local are used",
             "Warning /x.cf: line 1: 3 R and S lines without effect: rulesets are not interpreted: the built-in routing and policy decide",
-            "Error /x.cf: line 0: ServerCertFile and ServerKeyFile need each other; STARTTLS is not offered",
+            "Error /x.cf: line 6: ServerCertFile and ServerKeyFile need each other; STARTTLS is not offered",
             "Error /x.cf: line 0: ErrorHeader: cannot open /missing: No such file or directory; reports go without",
         ]
     );
@@ -278,13 +278,81 @@ fn hosts_are_looked_up_where_the_service_switch_says() {
     );
 }
 
+#[test]
+fn files_of_tls_know_their_line() {
+    let file = "O ClientCertFile=/c.pem\nO ClientKeyFile=/k.pem\nO CACertPath=/certs\nO ClientCACertFile=/ca.pem\n";
+    let tls = config(file, "").tls;
+    let shown = |file: &Option<crate::config::tls::NamedFile>| {
+        let file = file.as_ref().unwrap();
+        format!("{} {} {}", file.origin, file.option, file.path.display())
+    };
+    let certificate = tls.client_certificate.clone().unwrap();
+    assert_eq!(shown(&Some(certificate.key)), "/x.cf: line 2 ClientKeyFile /k.pem");
+    let ours = tls.authorities_of_client();
+    assert_eq!(shown(&ours.file), "/x.cf: line 4 ClientCACertFile /ca.pem");
+    assert_eq!(shown(&ours.directory), "/x.cf: line 3 CACertPath /certs");
+    assert_eq!(
+        said("O ClientKeyFile=/k.pem\n"),
+        [
+            "Error /x.cf: line 1: ClientCertFile and ClientKeyFile need each other; our client shows no certificate"
+        ]
+    );
+    let (found, _) = load(file, "ClientKeyFile=").unwrap();
+    assert_eq!(found.tls.client_certificate, None);
+}
+
+/// What is without effect is one line; what would leave nothing is an error, and all stays as it was.
+#[test]
+fn ciphers_and_protocols_are_never_empty() {
+    let (found, said) = load(
+        "O CipherList=RC4-SHA:aRSA:!aNULL:FOO\nO CipherList=RC4:MD5\nO CipherSuites=TLS_AES_128_CCM_SHA256\n\
+         O ServerSSLOptions=SSL_OP_NO_TLSv1_2 SSL_OP_PRIORITIZE_CHACHA\nO ServerSSLOptions=+SSL_OP_NO_TLSv1_3\n\
+         O ClientSSLOptions=SSL_OP_NO_TLSv1_3\nO TLSSrvOptions=V, C\nO TLSSrvOptions=X\nO TLSFallbacktoClear\n",
+        "",
+    )
+    .unwrap();
+    assert_eq!(
+        said,
+        [
+            "Warning /x.cf: line 1: option CipherList: without effect here: RC4-SHA FOO",
+            "Error /x.cf: line 2: option CipherList: \"RC4:MD5\" leaves no cipher suite; it stays as it was",
+            "Error /x.cf: line 3: option CipherSuites: \"TLS_AES_128_CCM_SHA256\" leaves no cipher suite; it stays as it was",
+            "Warning /x.cf: line 4: option ServerSSLOptions: without effect here: SSL_OP_PRIORITIZE_CHACHA",
+            "Error /x.cf: line 5: option ServerSSLOptions: \"+SSL_OP_NO_TLSv1_3\" leaves neither TLS 1.2 nor TLS 1.3; it stays as it was",
+            "Warning /x.cf: line 7: option TLSSrvOptions: C has no effect: a server without certificate offers no TLS",
+            "Error /x.cf: line 8: option TLSSrvOptions: \"X\" is none of V C; it stays as it was",
+        ]
+    );
+    let tls = found.tls;
+    assert_eq!((tls.suites12.len(), tls.suites13.len()), (3, 3));
+    assert!(tls.server.tls13 && !tls.server.tls12 && tls.client.tls12 && !tls.client.tls13);
+    assert!(!tls.asks_clients && tls.falls_back_to_clear);
+}
+
+#[test]
+fn tls_from_the_start_needs_a_certificate() {
+    let port = "O DaemonPortOptions=Name=TLS,Port=465,M=s\nO DaemonPortOptions=Port=25\n";
+    let (found, said) = load(port, "").unwrap();
+    assert_eq!(found.daemons.len(), 1);
+    assert_eq!(
+        said,
+        [
+            "Error /x.cf: line 0: DaemonPortOptions Name=TLS, Modify=s: TLS needs ServerCertFile and ServerKeyFile; port 465 stays closed"
+        ]
+    );
+    let found = config(&format!("{port}O ServerCertFile=/c\nO ServerKeyFile=/k\n"), "");
+    assert_eq!(found.daemons[0].tls, PortTls::FromTheStart);
+    let found = config("O ClientPortOptions=Addr=127.0.0.1, M=S\n", "");
+    assert!(!found.client_starttls);
+}
+
 /// A port that cannot be as safe as asked for stays closed, and no default takes its place.
 #[test]
 fn a_faulty_port_opens_nothing() {
-    let (config, said) = load("O DaemonPortOptions=Port=465, M=s\n", "").unwrap();
+    let (config, said) = load("O DaemonPortOptions=Port=587, M=a\n", "").unwrap();
     assert!(config.daemons.is_empty());
     assert!(
-        said[0].starts_with("Error /x.cf: line 1: option DaemonPortOptions: modifier s"),
+        said[0].starts_with("Error /x.cf: line 1: option DaemonPortOptions: modifier a"),
         "{said:?}"
     );
 }
