@@ -24,7 +24,7 @@ const KEPT_OCTETS_MAX: usize = 64 << 20;
 #[derive(Debug)]
 pub struct TlsFault {
     /// The option with its file.
-    pub file: NamedFile,
+    pub file: Box<NamedFile>,
     /// What is wrong with it.
     pub fault: FileFault,
 }
@@ -67,7 +67,7 @@ fn detail(error: &Option<pem::Error>) -> String {
 
 impl TlsFault {
     pub(super) fn new(file: &NamedFile, fault: FileFault) -> TlsFault {
-        TlsFault { file: file.clone(), fault }
+        TlsFault { file: Box::new(file.clone()), fault }
     }
 
     /// Without ServerCertFile or ServerKeyFile there is no TLS for clients.
