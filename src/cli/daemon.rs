@@ -182,7 +182,8 @@ async fn serve(
     let (world, faults) = World::real(&house::dns_options(&config), &config.tls)
         .map_err(|error| (format!("cannot set up the resolver: {error}"), Exit::OsErr))?;
     // Whoever set a certificate up does not want a server without: clients that insist on TLS would turn away.
-    if let Some(fault) = faults.iter().find(|fault| fault.is_of_server_certificate()) {
+    let of_server = faults.iter().find(|fault| fault.is_of_server_certificate());
+    if let Some(fault) = of_server.filter(|_| daemon.listens) {
         return Err((format!("{fault}; the daemon does not start"), Exit::Config));
     }
     house::tell_faults(maillog, &faults);
