@@ -24,6 +24,7 @@ use super::{Acceptor, Caller, Event, eight_bit};
 use crate::config::{Config, PortTls};
 use crate::mail::address::{Address, ReversePath};
 use crate::mail::envelope::{BodyType, Envelope, Recipient, RecipientState};
+use crate::mail::mime::EightBitMode;
 use crate::mail::queue_id::QueueId;
 use crate::mail::status::{EnhancedStatus, Reply};
 use crate::route;
@@ -455,8 +456,10 @@ impl<'a> Session<'a> {
         let mut transaction = self.transaction.take().expect("content comes only after MAIL");
         let mut arrived = arrived;
         arrived.has_8bit &= !self.acceptor.config.seven_bit_input;
-        let declared = transaction.mail.parameters.body == Some(BodyType::EightBitMime);
-        if self.acceptor.config.eight_bit_strict && arrived.has_8bit && !declared {
+        let labelled = transaction.mail.parameters.body == Some(BodyType::EightBitMime);
+        let declared = labelled || arrived.header.is_mime;
+        let strict = self.acceptor.config.eight_bit_mode == EightBitMode::Strict;
+        if strict && arrived.has_8bit && !declared {
             let reply = Reply::new(554, Some(EnhancedStatus::new(5, 6, 1)), eight_bit::REFUSAL);
             self.transaction = Some(transaction);
             self.abandon(Some(reply.clone()));
@@ -510,8 +513,10 @@ impl<'a> Session<'a> {
         let size = received_len + arrived.size - taken;
         let (precedence, timeouts) = arrived.header.class(&self.acceptor.config.precedences);
         let body_type = match (parameters.body, arrived.has_8bit) {
-            (Some(BodyType::EightBitMime), _) | (_, true) => BodyType::EightBitMime,
-            (Some(BodyType::SevenBit) | None, false) => BodyType::SevenBit,
+            (Some(BodyType::EightBitMime), _) => BodyType::EightBitMime,
+            (_, true) if arrived.header.is_mime => BodyType::EightBitMime,
+            (_, true) => BodyType::EightBit,
+            (_, false) => BodyType::SevenBit,
         };
         let config = &self.acceptor.config;
         // As it came, with LF line ends: what sendmail calls the size of the message.

@@ -18,6 +18,7 @@ use crate::mail::address::{Address, ReversePath};
 use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, RecipientState};
 use crate::mail::header::HeaderScan;
 use crate::mail::job::Destination;
+use crate::mail::mime::EightBitMode;
 use crate::mail::submission::{Submission, SubmissionRefused};
 use crate::mail::time::Timestamp;
 use crate::route;
@@ -82,6 +83,7 @@ struct Opened {
     precedence: i32,
     timeouts: crate::mail::envelope::TimeoutClass,
     utf8: bool,
+    is_mime: bool,
 }
 
 impl Submitting {
@@ -143,7 +145,10 @@ impl Submitting {
                     HeaderEnd::Unknown => Ok(()),
                 }
             }
-            Place::Body(_) => self.write(&normal).await,
+            Place::Body(opened) => {
+                let is_mime = opened.is_mime;
+                self.write(&normal, is_mime).await
+            }
         }
     }
 
@@ -174,8 +179,9 @@ impl Submitting {
             relay: format!("{}@localhost", self.user.name),
             protocol: String::new(),
             body_type: match self.submission.body_type {
-                Some(body_type) if !self.has_8bit => body_type,
-                _ if self.has_8bit => BodyType::EightBitMime,
+                Some(BodyType::EightBitMime) => BodyType::EightBitMime,
+                _ if self.has_8bit && opened.is_mime => BodyType::EightBitMime,
+                _ if self.has_8bit => BodyType::EightBit,
                 _ => BodyType::SevenBit,
             },
             smtputf8: self.submission.smtputf8 || opened.utf8,
@@ -229,8 +235,7 @@ impl Submitting {
         let utf8 = facts.has_8bit
             || reverse_path.mailbox().is_some_and(Address::is_utf8)
             || recipients.iter().any(|(_, r)| r.address.is_utf8());
-        self.write(&written).await?;
-        self.place = Place::Body(Box::new(Opened {
+        let opened = Opened {
             header_len: written.len() as u64,
             recipients,
             reverse_path,
@@ -239,11 +244,14 @@ impl Submitting {
             precedence,
             timeouts,
             utf8: utf8 && std::str::from_utf8(&written).is_ok(),
-        }));
-        self.write(&body).await
+            is_mime: facts.is_mime,
+        };
+        self.write(&written, facts.is_mime).await?;
+        self.place = Place::Body(Box::new(opened));
+        self.write(&body, facts.is_mime).await
     }
 
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), SubmissionRefused> {
+    async fn write(&mut self, bytes: &[u8], is_mime: bool) -> Result<(), SubmissionRefused> {
         let max = self.config.limits.message_size;
         self.size += bytes.len() as u64;
         if max > 0 && self.size > max {
@@ -253,8 +261,9 @@ impl Submitting {
             self.body_lines += line_ends(bytes);
         }
         self.has_8bit = self.has_8bit || !bytes.is_ascii();
-        let declared = self.submission.body_type == Some(BodyType::EightBitMime);
-        if self.config.eight_bit_strict && self.has_8bit && !declared {
+        let labelled = self.submission.body_type == Some(BodyType::EightBitMime);
+        let declared = labelled || is_mime;
+        if self.config.eight_bit_mode == EightBitMode::Strict && self.has_8bit && !declared {
             return Err(refuse(65, eight_bit::REFUSAL));
         }
         self.intake.write(bytes).await.map_err(try_later)

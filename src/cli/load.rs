@@ -184,7 +184,11 @@ impl Head {
     }
 
     fn body_type(&self, has_8bit: bool) -> BodyType {
-        if self.eight_bit || has_8bit { BodyType::EightBitMime } else { BodyType::SevenBit }
+        match (self.eight_bit, has_8bit) {
+            (true, _) => BodyType::EightBitMime,
+            (false, true) => BodyType::EightBit,
+            (false, false) => BodyType::SevenBit,
+        }
     }
 }
 

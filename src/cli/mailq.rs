@@ -169,10 +169,10 @@ impl<W: Write> Listing<W> {
         }
         let body_type: &[u8] = match entry.envelope.body_type {
             BodyType::SevenBit => b"          ",
-            BodyType::EightBitMime => b"  8BITMIME",
+            BodyType::EightBitMime | BodyType::EightBit => b"  8BITMIME",
         };
         let status = lost.or_else(|| entry.status());
-        if status.is_some() || entry.envelope.body_type == BodyType::EightBitMime {
+        if status.is_some() || entry.envelope.body_type != BodyType::SevenBit {
             line.extend_from_slice(b"    ");
             line.extend_from_slice(body_type);
             if let Some(status) = status {

@@ -214,7 +214,7 @@ fn flags(entry: &Entry) -> String {
     [
         ('w', entry.warned),
         ('r', envelope.is_report()),
-        ('8', envelope.body_type == BodyType::EightBitMime),
+        ('8', envelope.body_type != BodyType::SevenBit),
         ('d', envelope.ret.is_some()),
         ('n', envelope.ret == Some(Ret::Headers)),
         ('s', true),

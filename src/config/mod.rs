@@ -29,6 +29,7 @@ use jiff::tz::TimeZone;
 use crate::mail::address::Address;
 use crate::mail::address_list::Style;
 use crate::mail::job::Mailer;
+use crate::mail::mime::{self, EightBitMode};
 pub use load::{LoadLimits, PortLoad};
 use switch::HostSource;
 use tls::Tls;
@@ -163,8 +164,12 @@ pub struct Config {
     pub help_file: Option<PathBuf>,
     /// SevenBitInput: octets lose their high bit.
     pub seven_bit_input: bool,
-    /// EightBitMode=strict: 8-bit content that does not say so is refused.
-    pub eight_bit_strict: bool,
+    /// EightBitMode.
+    pub eight_bit_mode: EightBitMode,
+    /// DefaultCharSet: of 8-bit text that does not say its own.
+    pub default_charset: String,
+    /// MaxMimeHeaderLength.
+    pub mime_limits: mime::Limits,
     /// ErrorHeader: text at the top of a report.
     pub error_header: Option<String>,
     /// P lines: what the words of Precedence: count, in lower case.
@@ -607,7 +612,9 @@ impl Default for Config {
             deliver_by_min: Some(0),
             help_file: None,
             seven_bit_input: false,
-            eight_bit_strict: false,
+            eight_bit_mode: EightBitMode::Pass,
+            default_charset: "unknown-8bit".into(),
+            mime_limits: mime::Limits::typed(2048, 1024),
             error_header: None,
             precedences: usual_precedences(),
             trusted_users: ["root", "daemon"].map(str::to_owned).into(),

@@ -10,6 +10,7 @@ use super::idle::{IDLE, LATER};
 use super::options::{Action, Draft, OptionSpec, Probe, Turn};
 use super::value::{self, Unit, ValueError};
 use super::{DeliveryMode, ErrorMode, NoRecipientAction, Privacy, SortOrder, ports, raw, tls};
+use crate::mail::mime::{self, EightBitMode};
 use Action::{Flag, GiveUp, Limit, List, Number, Size, Text, Time, Wait, Warn};
 
 /// All options by subject.
@@ -202,7 +203,11 @@ static SERVER: &[OptionSpec] = &[
     user("SevenBitInput", Some('7'), "false", Flag(|d| &mut d.config.seven_bit_input),
         "Every octet of a message loses its high bit as it comes in; what would become a control character becomes a question mark."),
     user("EightBitMode", Some('8'), "pass", Text("pass, mime or strict", eight_bit_mode),
-        "What becomes of 8-bit content: pass and mime let it through as it is, strict refuses what does not say BODY=8BITMIME. The first letter is enough."),
+        "What becomes of 8-bit content at a next hop without 8BITMIME. pass: what is MIME (by BODY=8BITMIME or MIME-Version) is made 7-bit, all else goes as it is; mime: all of it is made 7-bit; strict: as mime, but what does not say that it is MIME is refused when it comes (554 5.6.1), and what cannot be made 7-bit is returned (5.6.3). Mail to SmartHost and LocalRelay by SMTP is never changed (F=8). The first letter is enough."),
+    user("DefaultCharSet", None, "unknown-8bit", Text("word", default_charset),
+        "The charset that 8-bit text without a Content-Type gets when it is made 7-bit."),
+    opt("MaxMimeHeaderLength", None, "2048/1024", Text("N[/M]", mime_limits),
+        "Octets of a MIME header field, and of one parameter in it (default N/2), that go out; what is longer is cut, and logged. 0 for no limit."),
     opt("DeliverByMin", None, "0", Text("time in seconds", deliver_by_min),
         "The shortest time for which DELIVERBY (RFC 2852) is offered; 0 for any, below 0 it is not offered."),
     opt("HelpFile", Some('H'), "", Text("path", |d, v| { d.config.help_file = path(v)?; Ok(()) }),
@@ -527,11 +532,39 @@ fn deliver_by_min(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
 }
 
 fn eight_bit_mode(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
-    draft.config.eight_bit_strict = match first_letter(value) {
-        Some('p' | 'm') => false,
-        Some('s') => true,
+    draft.config.eight_bit_mode = match first_letter(value) {
+        Some('p') => EightBitMode::Pass,
+        Some('m') => EightBitMode::Mime,
+        Some('s') => EightBitMode::Strict,
         _ => return Err(word(value, "pass mime strict")),
     };
+    Ok(())
+}
+
+/// A token of RFC 2045 5.1: it becomes part of a header field.
+fn default_charset(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    let special = |c: char| !c.is_ascii_graphic() || "()<>@,;:\\\"/[]?=".contains(c);
+    if value.contains(special) || value.len() > 64 {
+        return Err(ValueError::Other(format!("{:?} is no charset", value::shown(value))));
+    }
+    let charset = if value.is_empty() { "unknown-8bit" } else { value };
+    draft.config.default_charset = charset.to_owned();
+    Ok(())
+}
+
+fn mime_limits(draft: &mut Draft, value: &str) -> Result<(), ValueError> {
+    let number = |text: &str| match text.trim().parse::<usize>() {
+        Ok(number) if number < mime::HELD_MAX => Ok(number),
+        _ => Err(ValueError::Other(format!(
+            "{:?} is not N or N/M, each below {}",
+            value::shown(value),
+            mime::HELD_MAX
+        ))),
+    };
+    let (field, parameter) = value.split_once('/').unwrap_or((value, ""));
+    let field = number(field)?;
+    let parameter = if parameter.is_empty() { field / 2 } else { number(parameter)? };
+    draft.config.mime_limits = mime::Limits::typed(field, parameter);
     Ok(())
 }
 

@@ -13,10 +13,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::{Backing, Notice, Sink};
-use crate::mail::job::Job;
+use super::content::Source;
+use super::{Notice, Sink};
 use crate::mail::outcome::RemoteHost;
-use crate::smtp::client::{Client, Fate, Fault, Input, Letter, Output, Settings};
+use crate::smtp::client::{Client, Fate, Fault, Input, Letter, Offer, Output, Settings};
 use crate::store::StoreError;
 use crate::world::{Net, Stream};
 
@@ -61,6 +61,11 @@ impl Connection {
     /// Whom it leads to.
     pub(super) fn host(&self) -> &RemoteHost {
         &self.host
+    }
+
+    /// What it offers; complete when it is ready.
+    pub(super) fn offer(&self) -> &Offer {
+        self.client.offer()
     }
 
     /// Whether a transaction was brought to its end on it.
@@ -119,12 +124,11 @@ impl Connection {
         }
     }
 
-    /// One transaction; the connection must be ready. `job` says where the body is, when the letter has none.
+    /// One transaction; the connection must be ready. `source` has the body, when the letter has none.
     pub(super) async fn transact(
         &mut self,
         letter: Letter<'_>,
-        job: &Job,
-        backing: &dyn Backing,
+        source: &mut Source<'_>,
         sink: Option<Sink<'_>>,
     ) -> Transacted {
         let mut done = Transacted {
@@ -132,7 +136,7 @@ impl Connection {
             fault: None,
             own: None,
         };
-        let (mut offset, mut settled) = (0, false);
+        let mut settled = false;
         self.client.show(sink.is_some());
         self.client.handle(Input::Letter(letter), Instant::now());
         loop {
@@ -142,8 +146,10 @@ impl Connection {
                     Output::Settled => settled = true,
                     Output::Line(line) => show(sink, &line),
                     Output::Over(fault) => done.fault = Some(fault),
-                    Output::NeedBody => match self.piece(job, offset, backing).await {
-                        Ok(next) => offset = next,
+                    Output::NeedBody => match source.piece().await {
+                        Ok((bytes, last)) => {
+                            self.client.handle(Input::Piece { bytes, last }, Instant::now());
+                        }
                         Err(error) => {
                             done.own = Some(error);
                             self.client.handle(Input::NoBody, Instant::now());
@@ -161,26 +167,6 @@ impl Connection {
             }
             self.turn().await;
         }
-    }
-
-    /// Gives the machine the next piece of the body; the offset after it.
-    async fn piece(
-        &mut self,
-        job: &Job,
-        offset: u64,
-        backing: &dyn Backing,
-    ) -> Result<u64, StoreError> {
-        let bytes = backing.read_body(&job.body, offset).await?;
-        let (size, next) = (job.envelope.size, offset + bytes.len() as u64);
-        // A message is never ended before its end, nor lengthened: both would be taken for the message.
-        if next > size || (bytes.is_empty() && next < size) {
-            return Err(StoreError::Damaged {
-                what: format!("body of {}", job.id.queue_id),
-                detail: format!("{size} octets expected, {next} read"),
-            });
-        }
-        self.client.handle(Input::Piece { bytes: &bytes, last: next == size }, Instant::now());
-        Ok(next)
     }
 
     /// Whether it can still be used, without waiting: takes what has come, which ends it unless it was asked for.

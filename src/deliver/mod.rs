@@ -10,11 +10,13 @@
 //! | file | holds |
 //! |---|---|
 //! | [`relay`] | the walk over hosts and transactions |
+//! | [`content`] | what goes over the wire: as it is, cut to size, or converted to 7 bits |
 //! | [`connection`] | a client machine and the stream under it |
 //! | [`pool`] | idle connections |
 //! | [`trouble`] | whose trouble it is: the policy for everything that goes wrong |
 
 mod connection;
+mod content;
 mod pool;
 mod relay;
 mod trouble;
@@ -131,6 +133,8 @@ pub enum Notice {
         /// In words: the library's, or what became of the connection.
         reason: String,
     },
+    /// A MIME field was cut to size on its way out (MaxMimeHeaderLength); sendmail's words.
+    Cut(String),
 }
 
 impl Mailers {

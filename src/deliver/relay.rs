@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::connection::{Connection, Transacted};
+use super::content::{Content, Version};
 use super::pool::Pool;
 use super::trouble::{self, Course, Scene, Whose};
 use super::{Attempted, Backing, Manner, Notice};
@@ -23,7 +24,7 @@ use crate::mail::outcome::{Attempt, HostOutcome, Outcome, RemoteHost, Report};
 use crate::mail::status::EnhancedStatus;
 use crate::mail::time::Timestamp;
 use crate::route::Hop;
-use crate::smtp::client::{Body, Dialect, Fault, Letter, Settings, StepTimeouts};
+use crate::smtp::client::{Dialect, Fault, Letter, Settings, StepTimeouts};
 use crate::store::StoreError;
 use crate::world::World;
 
@@ -48,7 +49,7 @@ pub(super) struct Relay<'a> {
 /// How far an attempt is.
 struct Progress<'a> {
     job: &'a Job,
-    body: Body,
+    content: Content<'a>,
     manner: Manner<'a>,
     /// By place in the job.
     outcomes: Vec<Option<Outcome>>,
@@ -108,7 +109,7 @@ impl Relay<'_> {
     ) -> Result<Attempted, StoreError> {
         let mut progress = Progress {
             job,
-            body: bytes.map_or(Body::Pieces, Body::Whole),
+            content: Content::new(self.config, job, self.backing, bytes),
             manner,
             outcomes: job.recipients.iter().map(|_| None).collect(),
             waiting: (0..job.recipients.len()).collect(),
@@ -333,9 +334,18 @@ impl Relay<'_> {
             if let Err(fault) = ready {
                 return Ok(self.lost(&connection, &fault, used, progress));
             }
+            let Some(version) = progress.content.for_offer(connection.offer()).await? else {
+                let report = self.scene(connection.host()).lacks_8bit();
+                progress.fail(&report);
+                progress.took(&connection);
+                self.keep(connection, progress).await;
+                return Ok(Talk::Done);
+            };
             let batch = progress.batch();
-            let letter = progress.letter(&batch, self.world.clock.now());
-            let done = connection.transact(letter, progress.job, self.backing, sink).await;
+            let letter = progress.letter(&version, &batch, self.world.clock.now());
+            let mut source = version.source(progress.job, self.backing);
+            let done = connection.transact(letter, &mut source, sink).await;
+            progress.remark(source.notices());
             let fault = self.apply(&connection, &batch, done, progress)?;
             if let Some(fault) = fault {
                 return Ok(self.lost(&connection, &fault, used, progress));
@@ -491,15 +501,31 @@ impl Progress<'_> {
         self.waiting.iter().copied().take(self.batch_max).collect()
     }
 
-    fn letter(&self, batch: &[usize], now: Timestamp) -> Letter<'_> {
+    fn letter<'v>(&'v self, version: &'v Version, batch: &[usize], now: Timestamp) -> Letter<'v> {
         let recipients = batch
             .iter()
             .filter_map(|&place| self.job.recipients.get(place))
             .map(|(_, recipient)| recipient)
             .collect();
-        let envelope = &self.job.envelope;
+        let envelope = &version.envelope;
         let deliver_by_left = envelope.deliver_by_left(now);
-        Letter { envelope, deliver_by_left, recipients, body: self.body.clone() }
+        Letter { envelope, deliver_by_left, recipients, body: version.body.clone() }
+    }
+
+    /// Nobody who waits gets it.
+    fn fail(&mut self, report: &Report) {
+        for place in std::mem::take(&mut self.waiting) {
+            self.settle(place, Outcome::Failed(report.clone()));
+        }
+    }
+
+    /// Each notice once, however many transactions and hosts an attempt has.
+    fn remark(&mut self, notices: impl Iterator<Item = Notice>) {
+        for notice in notices {
+            if !self.notices.contains(&notice) {
+                self.notices.push(notice);
+            }
+        }
     }
 
     fn settle(&mut self, place: usize, outcome: Outcome) {

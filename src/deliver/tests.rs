@@ -22,6 +22,8 @@ use crate::mail::queue_id::QueueId;
 use crate::mail::time::Timestamp;
 use crate::world::{Clock, Dns, DnsError, Net, Stream, Verify};
 
+mod eight_bit;
+
 const MESSAGE: &[u8] = b"Subject: x\r\n\r\n.hello\r\n";
 const OPEN: &str = "> 220 hi\nEHLO > 250-hi|250 PIPELINING\n";
 

@@ -19,6 +19,7 @@
 //! | larger than SIZE | 5.3.4 | message | failed |
 //! | needs SMTPUTF8 | 5.6.7 | recipient | failed |
 //! | by-mode R, and DELIVERBY is not offered or takes longer (RFC 2852 4.1.4) | 5.4.7 | message | failed |
+//! | needs 8BITMIME, and EightBitMode or its own form forbids a conversion | 5.6.3 | message | failed |
 //!
 //! *Host* means: nothing of this message's own was learnt, and any other message would have met the same. Trouble within
 //! a transaction is never the host's, so that one message that a server cannot bear does not stop all others. A 5yz
@@ -176,6 +177,12 @@ impl Scene<'_> {
         command: Option<String>,
     ) -> Report {
         Report { status, text, reply, command, remote: Some(self.host.clone()), at: self.at }
+    }
+
+    /// The report of a message that a host without 8BITMIME cannot have (EightBitMode).
+    pub(super) fn lacks_8bit(self) -> Report {
+        let text = format!("{} does not support 8BITMIME", name(self.host));
+        self.report(EnhancedStatus::new(5, 6, 3), text, None, None)
     }
 
     /// The report of a connection that could not be made.

@@ -227,8 +227,10 @@ impl Notify {
 pub enum BodyType {
     /// Nothing above 127.
     SevenBit,
-    /// Octets above 127.
+    /// Octets above 127, and it says that it is MIME: by BODY=8BITMIME, or by MIME-Version.
     EightBitMime,
+    /// Octets above 127, and it says nothing of them.
+    EightBit,
 }
 
 /// RET (RFC 3461 4.3): how much of the message a failure report carries.

@@ -36,6 +36,8 @@ pub struct HeaderFacts {
     pub priority: Option<TimeoutClass>,
     /// By its Content-Type: it is a delivery report.
     pub is_report: bool,
+    /// There is a MIME-Version: field.
+    pub is_mime: bool,
     /// An octet above 127.
     pub has_8bit: bool,
 }
@@ -83,6 +85,7 @@ pub struct HeaderScan {
     has_message_id: bool,
     has_date: bool,
     has_from: bool,
+    is_mime: bool,
     has_8bit: bool,
     message_id: Option<String>,
     precedence: Option<String>,
@@ -142,6 +145,7 @@ impl HeaderScan {
             has_message_id: false,
             has_date: false,
             has_from: false,
+            is_mime: false,
             has_8bit: false,
             message_id: None,
             precedence: None,
@@ -236,6 +240,7 @@ impl HeaderScan {
             precedence: self.precedence,
             priority: self.priority,
             is_report: self.is_report,
+            is_mime: self.is_mime,
             has_8bit: self.has_8bit,
         }
     }
@@ -277,6 +282,10 @@ impl HeaderScan {
                 Field::MessageId(Vec::new())
             }
             10 if is("precedence") => Field::Precedence(Vec::new()),
+            12 if is("mime-version") => {
+                self.is_mime = true;
+                Field::Other
+            }
             12 if is("content-type") => Field::ContentType(Vec::new()),
             _ => Field::Other,
         };

@@ -11,6 +11,7 @@ pub mod header;
 pub mod history;
 pub mod job;
 pub mod loading;
+pub mod mime;
 pub mod outcome;
 pub mod queue_id;
 pub mod selection;

@@ -353,6 +353,12 @@ impl Maillog {
         }
     }
 
+    /// `Truncated long MIME Content-Type header (length = 3000) (possible attack)`: a field was too long for
+    /// MaxMimeHeaderLength. Level 0, as sendmail's alerts are.
+    pub fn mime_cut(&self, id: QueueId, text: &str) {
+        self.write(0, Severity::Alert, Some(id), format_args!("{}", Short(text, REPLY_MAX)));
+    }
+
     /// `Authentication-Warning: ...`: a user claimed to be somebody. Level 4.
     pub fn authentication_warning(&self, id: Option<QueueId>, text: &str) {
         let text = format_args!("Authentication-Warning: {}", Short(text, 2 * REPLY_MAX));
@@ -548,6 +554,6 @@ impl fmt::Display for Host<'_> {
 fn body_type(body: BodyType) -> &'static str {
     match body {
         BodyType::SevenBit => "",
-        BodyType::EightBitMime => "8BITMIME",
+        BodyType::EightBitMime | BodyType::EightBit => "8BITMIME",
     }
 }

@@ -94,6 +94,7 @@ struct Pending {
 /// Severities of syslog that mail uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Severity {
+    Alert = 1,
     Critical = 2,
     Error = 3,
     Warning = 4,

@@ -265,6 +265,9 @@ async fn attempt(
             deliver::Notice::TlsFailed { host, reason } => {
                 house.maillog.tls_failed(Side::Client, &relay(&host), &reason);
             }
+            deliver::Notice::Cut(text) => {
+                house.maillog.mime_cut(job.id.queue_id, &text);
+            }
         }
     }
     if let Some(error) = &attempted.own_trouble {

@@ -156,7 +156,7 @@ struct EnvelopeV1<'a> {
     relay: Text<'a>,
     #[serde(borrow)]
     protocol: Text<'a>,
-    /// 1: 8BITMIME, 2: SMTPUTF8, 4: RET=HDRS, 8: RET=FULL.
+    /// 1: 8BITMIME, 2: SMTPUTF8, 4: RET=HDRS, 8: RET=FULL, 16: 8 bits that are not said to be MIME.
     flags: u8,
     #[serde(borrow)]
     envid: Option<Text<'a>>,
@@ -347,6 +347,7 @@ fn envelope_v1(envelope: &Envelope) -> EnvelopeV1<'_> {
     let eight_bit = match envelope.body_type {
         BodyType::SevenBit => 0,
         BodyType::EightBitMime => 1,
+        BodyType::EightBit => 16,
     };
     let utf8 = if envelope.smtputf8 { 2 } else { 0 };
     let ret = match envelope.ret {
@@ -484,7 +485,7 @@ fn time_of(millis: u64) -> Timestamp {
 impl TryFrom<EnvelopeV1<'_>> for Envelope {
     type Error = RecordError;
     fn try_from(v1: EnvelopeV1<'_>) -> Result<Envelope, RecordError> {
-        if v1.flags >= 16 {
+        if v1.flags >= 32 {
             return Err(layout("envelope flags"));
         }
         Ok(Envelope {
@@ -495,9 +496,11 @@ impl TryFrom<EnvelopeV1<'_>> for Envelope {
             arrival: time_of(v1.arrival),
             relay: v1.relay.into_owned(),
             protocol: v1.protocol.into_owned(),
-            body_type: match v1.flags & 1 {
+            body_type: match v1.flags & 17 {
                 0 => BodyType::SevenBit,
-                _ => BodyType::EightBitMime,
+                1 => BodyType::EightBitMime,
+                16 => BodyType::EightBit,
+                _ => return Err(layout("envelope flags")),
             },
             smtputf8: v1.flags & 2 != 0,
             ret: match v1.flags & 12 {

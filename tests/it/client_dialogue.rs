@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! set lmtp | notls | show          before anything else: LMTP; no STARTTLS; transcript lines
-//! letter <from> <to>... [key=value|word]   a letter: text=, size=, envid=, notify=, orcpt=, ret=, by=, age=, pieces, 8bit, utf8
+//! letter <from> <to>... [key=value|word]   a letter: text=, size=, envid=, notify=, orcpt=, ret=, by=, age=, pieces, 8bit, utf8,
+//!                                  converted (made 7-bit as deliver does for a server without 8BITMIME)
 //! open EXTENSION...                short for greeting and EHLO (or LHLO) up to `= ready`
 //! S: line                          the server sends a line
 //! s: raw                           the server sends this, with \r \n \0 escapes, no line end
@@ -30,6 +31,7 @@ use kvmta::mail::address::ReversePath;
 use kvmta::mail::envelope::{
     BodyType, ByMode, DeliverBy, Envelope, Notify, Recipient, RecipientState, Ret, TimeoutClass,
 };
+use kvmta::mail::mime::{Limits, Stamp, Surveyor};
 use kvmta::mail::time::Timestamp;
 use kvmta::smtp::client::{
     Body, Client, Dialect, Fate, Input, Letter, Output, Settings, StepTimeouts, Unfit,
@@ -89,7 +91,8 @@ fn draft(line: &str) -> Draft {
         deliver_by: None,
     };
     let mut text = "Subject: x\r\n\r\nhello\r\n".to_owned();
-    let (mut pieces, mut size, mut now) = (false, None, Timestamp::ZERO);
+    let (mut pieces, mut converted, mut size) = (false, false, None);
+    let mut now = Timestamp::ZERO;
     let mut recipients: Vec<Recipient> = Vec::new();
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
@@ -124,6 +127,7 @@ fn draft(line: &str) -> Draft {
             }
             ("age", value) => now = Timestamp::from_secs(value.parse().expect("seconds")),
             ("pieces", _) => pieces = true,
+            ("converted", _) => converted = true,
             ("8bit", _) => envelope.body_type = BodyType::EightBitMime,
             ("utf8", _) => envelope.smtputf8 = true,
             (address, _) => recipients.push(Recipient {
@@ -133,6 +137,19 @@ fn draft(line: &str) -> Draft {
                 state: RecipientState::Open(None),
             }),
         }
+    }
+    if converted {
+        let stamp =
+            Stamp { charset: "unknown-8bit".into(), by: "us.example id 6AM6LJX7021711".into() };
+        let mut surveyor = Surveyor::new(Limits::NONE, stamp);
+        surveyor.feed(text.as_bytes());
+        let survey = surveyor.finish();
+        let (mut rewriter, mut out) = (survey.rewriter(), Vec::new());
+        rewriter.feed(text.as_bytes(), &mut out);
+        rewriter.finish(&mut out);
+        text = String::from_utf8(out).expect("7 bits");
+        size = Some(survey.size);
+        envelope.body_type = BodyType::SevenBit;
     }
     envelope.header_len = text.find("\r\n\r\n").map_or(0, |at| at as u64 + 4);
     envelope.size = size.unwrap_or(text.len() as u64);

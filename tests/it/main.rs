@@ -8,6 +8,7 @@ mod fake;
 mod install;
 mod load;
 mod machine;
+mod mime;
 mod route;
 mod server_properties;
 mod session;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 use kvmta::accept::submit::{LocalUser, Submitting};
 use kvmta::config::{Config, NoRecipientAction};
-use kvmta::mail::envelope::Notify;
+use kvmta::mail::envelope::{BodyType, Notify};
 use kvmta::mail::job::Entry;
+use kvmta::mail::mime::EightBitMode;
 use kvmta::mail::submission::{Submission, SubmissionRefused};
 use kvmta::mail::time::Timestamp;
 use kvmta::store::{Store, StoreOptions};
@@ -157,13 +158,18 @@ fn names_receipts_and_folded_fields() {
 #[test]
 fn eight_bits_by_command() {
     let text = "Subject: x\n\ncaf\u{e9}\n".as_bytes();
-    let strict = |config: &mut Config| config.eight_bit_strict = true;
+    let strict = |config: &mut Config| config.eight_bit_mode = EightBitMode::Strict;
     let refused = submitted(strict, to(&["a@b.example"]), true, text).unwrap_err();
     assert_eq!((refused.exit, refused.text.as_str()), (65, "Eight bit data not allowed"));
+    let mime = [b"MIME-Version: 1.0\n", text].concat();
+    let (entry, _) = submitted(strict, to(&["a@b.example"]), true, &mime).unwrap();
+    assert_eq!(entry.envelope.body_type, BodyType::EightBitMime);
+    let (entry, _) = submitted(|_| {}, to(&["a@b.example"]), true, text).unwrap();
+    assert_eq!(entry.envelope.body_type, BodyType::EightBit);
     let strip = |config: &mut Config| config.seven_bit_input = true;
     let (entry, said) = submitted(strip, to(&["a@b.example"]), true, text).unwrap();
     assert!(said.ends_with("cafC)\n"), "{said}");
-    assert_eq!(entry.envelope.body_type, kvmta::mail::envelope::BodyType::SevenBit);
+    assert_eq!(entry.envelope.body_type, BodyType::SevenBit);
 }
 
 /// The words of Precedence are those of the P lines, and the priority goes by them.

@@ -137,7 +137,6 @@ pub fn scan(
             Line::Flags(flags) => {
                 head.warned = flags.contains('w');
                 is_report = flags.contains('r');
-                head.eight_bit |= flags.contains('8');
                 head.smtputf8 = flags.contains('e');
                 control.delete_bcc = flags.contains('b');
                 head.ret = match (flags.contains('d'), flags.contains('n')) {

@@ -15,8 +15,8 @@
 //!
 //! Groups (RFC 2920): with PIPELINING, MAIL, all RCPT and DATA are one write. BDAT carries a message that is in memory
 //! and needs no change; it waits for the RCPT replies, so that no body ever goes to a server that agreed to nobody.
-//! LMTP always uses DATA, because servers differ in what they reply to a chunk. A message of octets above 127 goes as it
-//! is to a server without 8BITMIME: such servers take it, and converting would break signatures.
+//! LMTP always uses DATA, because servers differ in what they reply to a chunk. What the letter
+//! has goes out as it is; making 7 bits of it for a server without 8BITMIME is `deliver`'s.
 //!
 //! What the facts mean for message, host and report is not decided here but in `deliver`.
 

@@ -237,7 +237,7 @@ fn mail_line(line: &mut String, letter: &Letter<'_>, offer: &Offer, utf8: bool) 
         // Writing to a String cannot fail.
         let _ = write!(line, " SIZE={}", envelope.size);
     }
-    if offer.eight_bit_mime && envelope.body_type == BodyType::EightBitMime {
+    if offer.eight_bit_mime && envelope.body_type != BodyType::SevenBit {
         line.push_str(" BODY=8BITMIME");
     }
     let any_utf8 = utf8 && offer.smtputf8;
