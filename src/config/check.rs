@@ -226,6 +226,14 @@ impl Reader<'_> {
                 if flags.contains('e') {
                     self.draft.config.expensive_mailers.extend(mailers_called(&name));
                 }
+                // All three are our esmtp, and only that one says what becomes of 8 bits.
+                if !matches!(name.as_str(), "smtp" | "smtp8" | "dsmtp") {
+                    let just_send_8 = &mut self.draft.config.eight_bit_mailers;
+                    just_send_8.retain(|mailer| !mailers_called(&name).contains(mailer));
+                    if flags.contains('8') {
+                        just_send_8.extend(mailers_called(&name));
+                    }
+                }
                 self.unused.entry('M').or_insert((origin, 0)).1 += 1;
             }
             Directive::Other { letter } => {

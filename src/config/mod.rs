@@ -166,6 +166,8 @@ pub struct Config {
     pub seven_bit_input: bool,
     /// EightBitMode.
     pub eight_bit_mode: EightBitMode,
+    /// F=8 of the M lines: mailers that just send 8 bits. Without such lines relay, as in sendmail's stock configuration.
+    pub eight_bit_mailers: BTreeSet<Mailer>,
     /// DefaultCharSet: of 8-bit text that does not say its own.
     pub default_charset: String,
     /// MaxMimeHeaderLength.
@@ -613,6 +615,7 @@ impl Default for Config {
             help_file: None,
             seven_bit_input: false,
             eight_bit_mode: EightBitMode::Pass,
+            eight_bit_mailers: [Mailer::Relay].into(),
             default_charset: "unknown-8bit".into(),
             mime_limits: mime::Limits::typed(2048, 1024),
             error_header: None,

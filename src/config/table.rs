@@ -203,7 +203,7 @@ static SERVER: &[OptionSpec] = &[
     user("SevenBitInput", Some('7'), "false", Flag(|d| &mut d.config.seven_bit_input),
         "Every octet of a message loses its high bit as it comes in; what would become a control character becomes a question mark."),
     user("EightBitMode", Some('8'), "pass", Text("pass, mime or strict", eight_bit_mode),
-        "What becomes of 8-bit content at a next hop without 8BITMIME. pass: what is MIME (by BODY=8BITMIME or MIME-Version) is made 7-bit, all else goes as it is; mime: all of it is made 7-bit; strict: as mime, but what does not say that it is MIME is refused when it comes (554 5.6.1), and what cannot be made 7-bit is returned (5.6.3). Mail to SmartHost and LocalRelay by SMTP is never changed (F=8). The first letter is enough."),
+        "What becomes of 8-bit content at a next hop without 8BITMIME. pass: what is MIME (by BODY=8BITMIME or MIME-Version) is made 7-bit, all else goes as it is; mime: all of it is made 7-bit; strict: as mime, but what does not say that it is MIME is refused when it comes (554 5.6.1), and what cannot be made 7-bit is returned (5.6.3). Mailers whose M line has F=8 (without M lines: relay, which is SmartHost and LocalRelay by SMTP) send all as it is. The first letter is enough."),
     user("DefaultCharSet", None, "unknown-8bit", Text("word", default_charset),
         "The charset that 8-bit text without a Content-Type gets when it is made 7-bit."),
     opt("MaxMimeHeaderLength", None, "2048/1024", Text("N[/M]", mime_limits),

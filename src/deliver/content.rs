@@ -5,14 +5,15 @@
 //! reads the message twice, and at most one piece of it is in memory, tripled at worst. What is in memory whole stays
 //! so; it is small.
 //!
-//! Never converted: mail to a relay, whose mailer has F=8 in sendmail's stock configuration (it just sends 8 bits).
+//! Never converted: mail of a mailer with F=8, which just sends 8 bits; in sendmail's stock configuration that is relay.
 
 use std::sync::Arc;
 
 use super::{Backing, Notice};
 use crate::config::Config;
 use crate::mail::envelope::{BodyType, Envelope};
-use crate::mail::job::{Job, Mailer};
+use crate::mail::header::HeaderScan;
+use crate::mail::job::Job;
 use crate::mail::mime::{Fate, Limits, Rewriter, Stamp, Survey, Surveyor};
 use crate::smtp::client::{Body, Offer, PIECE_MAX};
 use crate::store::StoreError;
@@ -87,7 +88,7 @@ impl<'a> Content<'a> {
 
     async fn fate(&mut self, offer: &Offer) -> Result<Fate, StoreError> {
         let envelope = &self.job.envelope;
-        let just_send_8 = self.job.destination.mailer == Mailer::Relay;
+        let just_send_8 = self.config.eight_bit_mailers.contains(&self.job.destination.mailer);
         if offer.eight_bit_mime || just_send_8 || envelope.body_type == BodyType::SevenBit {
             return Ok(Fate::AsIs);
         }
@@ -114,8 +115,9 @@ impl<'a> Content<'a> {
                 let rewritten = whole(&mut rewriter, bytes);
                 version.notes = rewriter.notes().to_vec();
                 let mut envelope = Envelope::clone(&self.job.envelope);
-                envelope.header_len -=
-                    envelope.header_len.min((bytes.len() - rewritten.len()) as u64);
+                let mut header = HeaderScan::new();
+                header.scan(&rewritten);
+                envelope.header_len = header.len();
                 envelope.size = rewritten.len() as u64;
                 version.envelope = Arc::new(envelope);
                 version.body = Body::Whole(rewritten.into());

@@ -308,7 +308,7 @@ proptest! {
             prop_assert_eq!(&decoded, body, "{}", header);
             let lines = text.split(|&byte| byte == b'\n');
             prop_assert!(!encoded || lines.into_iter().all(|line| line.len() <= 77));
-            prop_assert!(!encoded || text.iter().all(|&b| b >= 32 && b < 127 || b == b'\r' || b == b'\n' || b == b'\t'));
+            prop_assert!(!encoded || text.iter().all(|b| b"\t\r\n".contains(b) || (32..127).contains(b)));
         }
     }
 }

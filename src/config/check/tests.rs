@@ -86,6 +86,37 @@ fn expensive_mailers_are_read_off_the_m_lines() {
     assert!(load("", "ExpensiveMailers=pigeon").is_err());
 }
 
+/// F=8 of the M lines: those of Debian's sendmail.cf, and others.
+#[test]
+fn eight_bit_mailers_are_read_off_the_m_lines() {
+    use crate::mail::job::Mailer;
+    let stock = "Mlocal, P=/x, F=lsDFMAw5:/|@qSPfhn9\nMsmtp, P=[IPC], F=mDFMuX\nMesmtp, P=[IPC], F=mDFMuXa\n\
+                 Msmtp8, P=[IPC], F=mDFMuX8\nMrelay, P=[IPC], F=mDFMuXa8\n";
+    let found = |lines| load(lines, "").unwrap().0.eight_bit_mailers;
+    assert_eq!(found(stock), [Mailer::Relay].into());
+    assert_eq!(found(""), [Mailer::Relay].into());
+    assert_eq!(found("Mrelay, P=[IPC], F=mDF\nMesmtp, P=[IPC], F=8\n"), [Mailer::Esmtp].into());
+}
+
+#[test]
+fn mime_options() {
+    let limits = |value: &str| config(&format!("O MaxMimeHeaderLength={value}\n"), "").mime_limits;
+    assert_eq!((limits("140/50").field, limits("140/50").parameter), (141, 51));
+    assert_eq!((limits("140").field, limits("140").parameter), (141, 71));
+    assert_eq!((limits("140/0").field, limits("140/0").parameter), (141, 0));
+    assert_eq!((limits("0").field, limits("0").parameter), (0, 0));
+    assert_eq!(config("O DefaultCharSet=iso-8859-1\n", "").default_charset, "iso-8859-1");
+    for line in [
+        "O MaxMimeHeaderLength=65536\n",
+        "O MaxMimeHeaderLength=x/1\n",
+        "O DefaultCharSet=a b\n",
+        "O DefaultCharSet=a;b\n",
+        "O EightBitMode=x\n",
+    ] {
+        assert_eq!(said(line).len(), 1, "{line}");
+    }
+}
+
 #[test]
 fn host_status_needs_a_cache() {
     let (found, said) = load("O HostStatusDirectory=x\nO ConnectionCacheSize=0\n", "").unwrap();
