@@ -142,18 +142,21 @@ fn run(args: Args) -> Result<ExitCode, DumpError> {
     let selection = Selection { terms: args.selection, lost: false };
     let result = match (&args.backup, &args.target) {
         (Some(directory), _) => backup::backup(&mut queue, directory).map(|copied| {
-            let backup::Copied { rows, bodies, octets } = copied;
+            let backup::Copied { rows, bodies, octets, unreadable } = copied;
             let directory = directory.display();
             eprintln!(
                 "kvmta-dump: {rows} rows and {bodies} bodies of {octets} octets in {directory}"
             );
-            ExitCode::SUCCESS
+            for row in &unreadable {
+                eprintln!("kvmta-dump: {row}: damaged record; it is in the copy without its body");
+            }
+            complete(unreadable.is_empty())
         }),
         (None, Some(target)) => dump(&mut queue, target, args.format, &selection).map(|dumped| {
             for line in dumped.lines(target) {
                 eprintln!("kvmta-dump: {line}");
             }
-            ExitCode::from(if dumped.unreadable > 0 { 65 } else { 0 })
+            complete(dumped.unreadable == 0)
         }),
         (None, None) => checked(&mut queue, held.is_some()),
     };
@@ -173,6 +176,11 @@ fn config(queue: Option<PathBuf>) -> Result<Config, DumpError> {
     let location = locate(None, &options, &Facts::of_this_process())
         .map_err(|error| StoreError::Unavailable(error.to_string()))?;
     Ok(Config { queue_directory: location.queue_directory, ..Config::default() })
+}
+
+/// 65 when something could not be read, as for any damage.
+fn complete(complete: bool) -> ExitCode {
+    if complete { ExitCode::SUCCESS } else { ExitCode::from(65) }
 }
 
 /// What became of the messages that were asked for.
@@ -461,6 +469,24 @@ mod tests {
         );
         let again = dump(&mut queue, &path, Format::Mbox, &Selection::default());
         assert_eq!(again.unwrap_err().exit_code(), 73);
+    }
+
+    #[test]
+    fn leaves_out_what_cannot_be_read_and_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut queue = queue();
+        let unreadable = Entry {
+            held: Some("damaged record: format 77 is unknown".into()),
+            ..entry(1_795_328_424, Vec::new(), 0)
+        };
+        queue.entries.insert(0, unreadable);
+        let path = directory.path().join("all.mbox");
+        let dumped = dump(&mut queue, &path, Format::Mbox, &Selection::default()).unwrap();
+        assert_eq!((dumped.written, dumped.unreadable), (2, 1), "those behind it, too");
+        (queue.counted.0, queue.counted.1) = (3, 1);
+        queue.counted.2 += (HEADER.len() + BODY.len()) as u64;
+        let found = findings(&mut queue);
+        assert!(found.len() == 1 && found[0].contains("format 77"), "{found:?}");
     }
 
     #[test]

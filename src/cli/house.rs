@@ -28,7 +28,7 @@ use crate::queue::run::{Run, RunRequest};
 use crate::queue::runner::{Initiative, Runner, Sources};
 use crate::smtp::server::Parting;
 use crate::store::history::{History, HistoryOptions};
-use crate::store::{Accepted, Store, StoreError, StoreOptions, Tally};
+use crate::store::{Accepted, Store, StoreError, StoreOptions, Tally, Upkept};
 use crate::world::dns::{DnsOptions, HostSource};
 use crate::world::tls::TlsFault;
 use crate::world::{Clock, World};
@@ -70,6 +70,8 @@ pub struct Running {
     sessions: Arc<Sessions>,
     /// Dismisses connections that were idle for too long.
     fresh: JoinHandle<()>,
+    /// Tells of the upkeep of the store.
+    upkeep: JoinHandle<()>,
     history: Option<History>,
     /// StatusFile, which is the daemon's.
     status_file: Option<Keeping>,
@@ -186,6 +188,7 @@ pub async fn start(
     let control = tokio::spawn(server::serve(control, current, closed));
     let fresh = mailers_fresh(&house);
     let status_file = (kind == Kind::Daemon).then(|| status_file::keep(houses.subscribe()));
+    let upkeep = upkeep_told(&house);
     let mut running = Running {
         house,
         runs: ask,
@@ -201,6 +204,7 @@ pub async fn start(
         listeners: Vec::new(),
         sessions: Arc::default(),
         fresh,
+        upkeep,
         history,
         status_file,
     };
@@ -332,6 +336,7 @@ impl Running {
         self.close.send_replace(true);
         let _ = self.control.await;
         self.fresh.abort();
+        self.upkeep.abort();
         self.house.mailers.dismiss_idle();
         let socket = self.house.config.queue_directory.join(crate::control::client::SOCKET);
         // Gone already, or nobody's after this: the next holder removes it all the same.
@@ -357,6 +362,26 @@ fn acceptor(house: &House, outlets: &Outlets, interval: Option<Duration>) -> Arc
     let House { config, world, store, .. } = house.clone();
     let acceptor = Acceptor::new(config, world, store, outlets.clone());
     Arc::new(acceptor.running_every(interval))
+}
+
+/// Tells what becomes of queue.redb, until the store ends.
+fn upkeep_told(house: &House) -> JoinHandle<()> {
+    let (mut upkept, maillog) = (house.store.upkept(), house.maillog.clone());
+    tokio::spawn(async move {
+        while upkept.changed().await.is_ok() {
+            match &*upkept.borrow_and_update() {
+                Some(Upkept::Shrunk { before, after }) => {
+                    maillog.shrank("queue.redb", *before, *after);
+                }
+                Some(Upkept::NotShrunk(reason)) => {
+                    let text =
+                        format!("queue.redb: cannot shrink it: {reason}; an hour of waiting");
+                    maillog.warning(None, &text);
+                }
+                None => {}
+            }
+        }
+    })
 }
 
 fn mailers_fresh(house: &House) -> JoinHandle<()> {

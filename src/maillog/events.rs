@@ -207,6 +207,12 @@ impl Maillog {
         self.write(8, Severity::Info, None, format_args!("{text}"));
     }
 
+    /// `shrank queue.redb from 671088640 to 1048576 bytes`: disk space was given back. Level 8, in the words of `grew WorkList`.
+    pub fn shrank(&self, file: &str, before: u64, after: u64) {
+        let text = format_args!("shrank {file} from {before} to {after} bytes");
+        self.write(8, Severity::Info, None, text);
+    }
+
     /// `saved to DeadLetterDrop /path`: a report that nobody could get. Level 6.
     pub fn saved_dead_letter(&self, id: QueueId, path: &str) {
         let text = format_args!("undeliverable report saved in {}", Short(path, REPLY_MAX));

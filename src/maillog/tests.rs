@@ -151,6 +151,7 @@ fn everything(log: &Maillog) {
     let address: Address = "a@x.example".parse().unwrap();
     log.duplicates_possible(id(), [&address].into_iter());
     log.set_aside(id(), "damaged record");
+    log.shrank("queue.redb", 671_088_640, 1_048_576);
     log.connected(relay);
     let reply = Reply::new(550, "5.7.1".parse().ok(), "<a@b.example>... Relaying denied");
     let rejection =

@@ -17,12 +17,12 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::body::{CopiedBodies, Kept};
-use super::edit::parse;
+use super::edit::describe;
 use super::engine::redb::RedbEngine;
 use super::engine::{Applied, Batch, Engine, Key, Read, Value, Work};
 use super::key;
 use super::message::Message;
-use super::record::{Record, damaged};
+use super::record::Record;
 use super::schema::*;
 use super::{Store, StoreError};
 use crate::mail::job::BodyRef;
@@ -37,6 +37,8 @@ const SLICE_OCTETS: usize = 1 << 20;
 const COMMIT_OCTETS: usize = 4 << 20;
 /// Page cache of the files of a copy: it is written once, in order.
 const CACHE: usize = 16 << 20;
+/// Unreadable messages that are named: enough to see what kind of trouble it is.
+const UNREADABLE_MAX: usize = 1000;
 /// Octets copied at a time by a restore.
 const BLOCK: usize = 1 << 20;
 /// Name of what is to be `queue.redb`, until it is complete.
@@ -76,6 +78,8 @@ pub struct Copy {
     bodies: CopiedBodies,
     waiting: Batch,
     octets: usize,
+    /// See [`Copy::unreadable`].
+    unreadable: Vec<String>,
 }
 
 impl Store {
@@ -136,6 +140,7 @@ impl Copy {
             bodies: CopiedBodies::new(directory, CACHE),
             waiting: Batch::default(),
             octets: 0,
+            unreadable: Vec::new(),
         })
     }
 
@@ -149,10 +154,11 @@ impl Copy {
         if self.octets >= COMMIT_OCTETS { self.commit() } else { Ok(()) }
     }
 
-    /// Bodies that are named by rows after `after`, in order of queue IDs, up to `limit`: to be asked for when all rows are here.
+    /// Bodies that are named by rows after `after`, in order of queue IDs, up to `limit`; none at the end. To be asked for when all rows
+    /// are here. A row that cannot be read is in the copy as it is, and does not say where its body is ([`Copy::unreadable`]).
     ///
     /// # Errors
-    /// `Damaged` when a row cannot be read, `Full`, `Unavailable`.
+    /// `Full`, `Unavailable`.
     pub fn named(
         &mut self,
         after: Option<QueueId>,
@@ -163,15 +169,35 @@ impl Copy {
         if let Some(after) = after {
             start = key::after(MESSAGE.key(after));
         }
-        let rows = self.engine.snapshots().snapshot()?.range(&start..&end, limit, false)?;
-        let name = |(key, value): (Key, Value)| {
-            let id = parse(&MESSAGE, &key)?;
-            let message =
-                Message::decode(&value).map_err(|error| damaged(format!("MESSAGE {id}"), error))?;
-            let (body, size) = (message.body.reference(id), message.envelope.size);
-            Ok(Named { body, size, id })
-        };
-        rows.into_iter().map(name).collect()
+        let snapshot = self.engine.snapshots().snapshot()?;
+        loop {
+            let rows = snapshot.range(&start..&end, limit, false)?;
+            let Some((last, _)) = rows.last() else { return Ok(Vec::new()) };
+            start = key::after(last.clone());
+            let mut named = Vec::new();
+            for (key, value) in rows {
+                let id = MESSAGE.parse(&key).ok();
+                match id.zip(Message::decode(&value).ok()) {
+                    Some((id, message)) => {
+                        let (body, size) = (message.body.reference(id), message.envelope.size);
+                        named.push(Named { body, size, id });
+                    }
+                    None if self.unreadable.len() < UNREADABLE_MAX => {
+                        self.unreadable.push(describe(MESSAGE.name, &key));
+                    }
+                    None => {}
+                }
+            }
+            if !named.is_empty() {
+                return Ok(named);
+            }
+        }
+    }
+
+    /// Messages whose rows were copied and whose bodies could not be found, since the rows cannot be read: the first thousand, when all
+    /// that is named was asked for.
+    pub fn unreadable(&self) -> &[String] {
+        &self.unreadable
     }
 
     /// Takes the octets of a body from `offset` on.

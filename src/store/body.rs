@@ -270,6 +270,17 @@ impl Bodies {
         bytes
     }
 
+    /// Whether the generation is being verified, or waits for that: what is read of it now is `Unavailable`.
+    pub fn is_in_check(&self, generation: u32) -> bool {
+        self.inner.find(generation).is_ok_and(|generation| !generation.is_verified())
+    }
+
+    /// See [`Generation::hold_check`].
+    #[cfg(test)]
+    pub fn hold_check(&self, generation: u32, held: bool) {
+        self.inner.find(generation).expect("is there").hold_check(held);
+    }
+
     /// Copies a body of `size` octets into the current generation, under the same key, for evacuation. Keep the [`Staging`] until the
     /// message names the copy.
     ///

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::claims::Claim;
 use super::edit::{Edit, load};
 use super::engine::{Batch, Read};
-use super::message::{Body, Incoming, Message, Shape, is_open, ready_job};
+use super::message::{Body, Incoming, Message, Shape, is_open, job_with};
 use super::park::{self, Opened};
 use super::schema::*;
 use super::writer::Class;
@@ -27,11 +27,35 @@ impl Store {
     /// # Errors
     /// `Damaged` when its record cannot be read: it is not offered by [`Store::ready`] any more. `Unavailable`.
     pub fn job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
-        let job = self.find_job(id);
+        let job = self.find_job(id).map(|job| job.filter(|job| !job.recipients.is_empty()));
         if let Err(StoreError::Damaged { .. }) = &job {
             self.core().quarantine(id);
         }
         job
+    }
+
+    /// As [`Store::job`], also a job without an open recipient: it is there because something of it is unreported.
+    ///
+    /// # Errors
+    /// As [`Store::job`].
+    pub fn job_or_owed(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        self.find_job(id)
+    }
+
+    /// Whether the file of this body is being checked, after a crash or an error of the disk: then reading it waits.
+    pub fn is_body_in_check(&self, body: &BodyRef) -> bool {
+        match body {
+            BodyRef::Generation { generation, .. } => self.core().bodies.is_in_check(*generation),
+            BodyRef::Incoming(_) => false,
+        }
+    }
+
+    /// As if the file of this body were being checked, until that is taken back.
+    #[cfg(test)]
+    pub(crate) fn hold_body_check(&self, body: &BodyRef, held: bool) {
+        if let BodyRef::Generation { generation, .. } = body {
+            self.core().bodies.hold_check(*generation, held);
+        }
     }
 
     fn find_job(&self, id: JobId) -> Result<Option<Job>, StoreError> {
@@ -51,7 +75,7 @@ impl Store {
         let Some(job) = job_of(read, id, &message)? else { return Ok(None) };
         let job = super::read::with_failures(self, read, queue_id, message.envelope.arrival, job)?;
         let body = message.body.reference(queue_id);
-        Ok(ready_job(queue_id, &Arc::new(message.envelope), &body, &job))
+        Ok(Some(job_with(queue_id, &Arc::new(message.envelope), &body, &job)))
     }
 
     /// The octets of a message from `offset` on: the next up to 64 KiB, empty at the end. Follows a message that has left INCOMING, and

@@ -1,6 +1,6 @@
 //! Destinations and hosts: what is known of them, and the one AGENDA key of each destination.
 
-use super::edit::{Edit, load, parse};
+use super::edit::{Edit, first_parsed, load};
 use super::engine::{Batch, Read};
 use super::key;
 use super::message::{DestinationRow, Incoming, Shape, is_open};
@@ -48,7 +48,7 @@ impl Store {
         let rows = snapshot.range(&start..&end, limit, false)?;
         let (mut found, mut last) = (Vec::new(), None);
         for (key, value) in rows {
-            let destination = parse(&DEST, &key)?;
+            let Ok(destination) = DEST.parse(&key) else { continue };
             last = Some(destination.clone());
             if DestinationRow::decode(&value).is_ok_and(|row| row.state.last.is_some()) {
                 found.push(destination);
@@ -232,9 +232,7 @@ fn advanced(
     let Some(row) = known(read, destination)? else {
         return Ok(Some(DestinationRow::fresh().state));
     };
-    let (start, end) = READY.under(destination);
-    let first = read.keys(&start..&end, 1, false)?;
-    let due = first.first().map(|key| parse(&READY, key)).transpose()?.map(|(_, due, _)| due);
+    let due = first_parsed(read, &READY, READY.under(destination))?.map(|(_, due, _)| due);
     let wanted = due.map(|due| due.max(row.state.not_before));
     Ok((row.agenda != wanted).then_some(row.state))
 }
@@ -250,10 +248,8 @@ fn set(
     if let Some(state) = state {
         row.state = state.clone();
     }
-    let (start, end) = READY.under(destination);
-    match read.keys(&start..&end, 1, false)?.first() {
-        Some(first) => {
-            let due = parse(&READY, first)?.1;
+    match first_parsed(read, &READY, READY.under(destination))? {
+        Some((_, due, _)) => {
             let next = due.max(row.state.not_before);
             edit.move_agenda(destination, &mut row, Some(next));
             edit.put(&DEST, destination, &row);

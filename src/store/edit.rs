@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::StoreError;
 use super::engine::{Batch, Check, Key, Read, Value};
-use super::key::{Decode, Encode, Table};
+use super::key::{Decode, Encode, KeyRange, Table};
 use super::message::{Body, DestinationRow, Incoming, Message, Shape, Term, unreported_since};
 use super::record::{Record, damaged};
 use super::schema::*;
@@ -49,6 +49,52 @@ pub fn parse<K: Decode>(table: &Table<K>, key: &[u8]) -> Result<K, StoreError> {
         what: describe(table.name, key),
         detail: error.to_string(),
     })
+}
+
+/// The tuples of keys of `table`; one that is none is passed over, with a word: nobody behind it is to wait for it, and a check names it.
+pub fn parsed<'a, K: Decode>(
+    table: &'a Table<K>,
+    keys: impl IntoIterator<Item = Key> + 'a,
+) -> impl Iterator<Item = K> + 'a {
+    keys.into_iter().filter_map(|key| match parse(table, &key) {
+        Ok(tuple) => Some(tuple),
+        Err(error) => {
+            tracing::error!(%error, "passed over");
+            None
+        }
+    })
+}
+
+/// The first key of the range that is one of the table.
+pub fn first_parsed<K: Decode>(
+    read: &dyn Read,
+    table: &Table<K>,
+    range: KeyRange,
+) -> Result<Option<K>, StoreError> {
+    Ok(some_parsed(read, table, range, 1)?.pop())
+}
+
+/// Up to `limit` keys of the range that are of the table: fewer mean that there are no more.
+pub fn some_parsed<K: Decode>(
+    read: &dyn Read,
+    table: &Table<K>,
+    (mut start, end): KeyRange,
+    limit: usize,
+) -> Result<Vec<K>, StoreError> {
+    let mut found = Vec::new();
+    while start < end && found.len() < limit {
+        let wanted = limit - found.len();
+        let keys = read.keys(&start..&end, wanted, false)?;
+        let is_last = keys.len() < wanted;
+        if let Some(last) = keys.last() {
+            start = super::key::after(last.clone());
+        }
+        found.extend(parsed(table, keys));
+        if is_last {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// `MESSAGE 6AM5g100000000`, or the bytes of a key without a queue ID at its front.
@@ -154,6 +200,16 @@ impl<'a> Edit<'a> {
     pub fn unready_at(&mut self, destination: &Destination, due: Timestamp, id: JobId) {
         self.delete(&READY, (destination, due, id));
         self.touched.insert(destination.clone());
+    }
+
+    /// Takes rows of READY and DEADLINE away by their keys.
+    pub fn delete_elsewhere(&mut self, keys: &[Key]) {
+        for key in keys {
+            match READY.parse(key) {
+                Ok((destination, due, job)) => self.unready_at(&destination, due, job),
+                Err(_) => self.delete_key(key.clone()),
+            }
+        }
     }
 
     /// Puts a message of INCOMING with its body.
@@ -363,7 +419,7 @@ impl<'a> Edit<'a> {
             let Some(last) = keys.last() else { return Ok(Some(DestinationRow::fresh())) };
             start = super::key::after(last.clone());
             for key in keys {
-                if parse(&AGENDA, &key)?.1 == *destination {
+                if AGENDA.parse(&key).is_ok_and(|(_, other)| other == *destination) {
                     self.delete_key(key);
                 }
             }

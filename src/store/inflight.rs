@@ -14,7 +14,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::edit::{load, parse};
+use super::edit::{load, parsed};
 use super::engine::{Batch, Read};
 use super::keeper::Errand;
 use super::key;
@@ -64,8 +64,7 @@ impl InterruptedState {
             let keys = read.keys(&start..&end, SLICE, false)?;
             let Some(last) = keys.last() else { break };
             start = key::after(last.clone());
-            for key in &keys {
-                let id = parse(&INFLIGHT, key)?;
+            for id in parsed(&INFLIGHT, keys) {
                 // A number that cannot be read is no reason not to start.
                 let before = load::<_, u64, _>(read, &INFLIGHT, id).ok().flatten();
                 stops.insert(id, before.map_or(0, |(before, _)| before).saturating_add(1));

@@ -73,7 +73,8 @@ fn owed(job: &EntryJob) -> impl Iterator<Item = (u32, u32, Recipient)> {
         .map(move |(place, recipient)| (number, place, recipient.clone()))
 }
 
-/// Those of the jobs of a list but one, a few more than [`UNREPORTED_MAX`] at most if there are more.
+/// Those of the jobs of a list but one, a few more than [`UNREPORTED_MAX`] at most if there are more. A job that cannot be read keeps no
+/// other from being settled: it stays unreported, and its message stays.
 fn owed_in_list(
     read: &dyn Read,
     id: QueueId,
@@ -82,12 +83,17 @@ fn owed_in_list(
     let (start, end) = UNREPORTED.under(id);
     let mut found = Vec::new();
     for key in read.keys(&start..&end, UNREPORTED_MAX + 2, false)? {
-        let job_id = parse(&UNREPORTED, &key)?;
-        if job_id.number == except {
-            continue;
-        }
-        if let Some((job, _)) = load::<_, EntryJob, _>(read, &RECIPIENTS, job_id)? {
-            found.extend(owed(&job));
+        let job_id = match parse(&UNREPORTED, &key) {
+            Ok(job_id) if job_id.number != except => job_id,
+            Ok(_) | Err(_) => continue,
+        };
+        match load::<_, EntryJob, _>(read, &RECIPIENTS, job_id) {
+            Ok(Some((job, _))) => found.extend(owed(&job)),
+            Ok(None) => {}
+            Err(error @ StoreError::Damaged { .. }) => {
+                tracing::error!(%error, "what its sender is owed is not known");
+            }
+            Err(error) => return Err(error),
         }
         if found.len() > UNREPORTED_MAX {
             break;

@@ -7,17 +7,22 @@
 //! their jobs, so progress is what is left, and a crash goes on from there. Between two slices everybody else's batches are
 //! committed.
 //!
+//! *Damage.* A row of RECIPIENTS that cannot be read stays as it is, for an operator to see, but out of READY: its job is neither tried
+//! nor in the way of the others, whatever change is carried through the list. A row of STAGED that cannot be read stays there, and the
+//! list unfolding, so that it never ends without those recipients. Both are named by a check. Only a removal takes them away.
+//!
 //! *Sweeps.* An operator's change to a list (hold, release, reschedule, remove) is one small batch too, and is then carried through
 //! the jobs by the keeper in the same way, with the place of the next job in MESSAGE.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::edit::{Edit, load, parse};
+use super::edit::{Edit, describe, load, parse};
 use super::engine::{Batch, Check, Key, Read};
 use super::keeper::Errand;
 use super::key::{self, KeyRange};
 use super::message::{Change, List, Message, Shape, Sweep, Term, is_open};
+use super::operate::keys_elsewhere;
 use super::read::Rows;
 use super::record::{Record, damaged};
 use super::schema::*;
@@ -155,7 +160,7 @@ fn receipts_slice(
     let mut edit = Edit::on(read);
     for (key, value) in rows {
         let mut recipients = Vec::<Recipient>::decode(&value)
-            .map_err(|error| damaged(super::edit::describe("STAGED", &key), error))?;
+            .map_err(|error| damaged(describe("STAGED", &key), error))?;
         for recipient in &mut recipients {
             recipient.notify = recipient.notify.or_receipt();
         }
@@ -218,12 +223,31 @@ impl Core {
     /// Does one slice of what is to be done for a list; whether there is more.
     pub(super) async fn work_on_list(&self, id: QueueId) -> Result<bool, StoreError> {
         let now = self.now();
-        let (more, emptied) =
-            self.writer.apply(Class::Acknowledged, 0, move |read| slice(read, id, now)).await?;
-        if let Some(generation) = emptied {
-            self.leave(Errand::Generation(generation));
+        let mut strays = Strays::default();
+        loop {
+            let its = strays.clone();
+            let work = move |read: &dyn Read| slice(read, id, &its, now);
+            match self.writer.apply(Class::Acknowledged, 0, work).await? {
+                Slice::Done { more, emptied } => {
+                    if let Some(generation) = emptied {
+                        self.leave(Errand::Generation(generation));
+                    }
+                    return Ok(more);
+                }
+                // Not in the writer's thread: where else such jobs stand is found by reading the tables as a whole.
+                Slice::Unreadable(jobs) => {
+                    for job in &jobs {
+                        tracing::error!(
+                            ?job,
+                            "a job of a long list cannot be read; it is set aside"
+                        );
+                    }
+                    let keys = keys_elsewhere(&*self.writer.snapshot()?, |job| jobs.contains(job))?;
+                    strays.jobs.extend(jobs);
+                    strays.keys.extend(keys);
+                }
+            }
         }
-        Ok(more)
     }
 
     /// Deletes some staged rows of a message that never came; whether there are more.
@@ -245,14 +269,29 @@ impl Core {
     }
 }
 
-/// One slice: of an operator's change first, unless it is about due times, then of unfolding. Gives whether there is more to do, and the
-/// generation whose last message this took.
+/// Jobs that cannot be read, and where they stand in READY and DEADLINE. Those of one slice of a list.
+#[derive(Clone, Default)]
+struct Strays {
+    jobs: BTreeSet<JobId>,
+    keys: Vec<Key>,
+}
+
+/// What became of a slice.
+enum Slice {
+    /// Whether there is more to do, and the generation whose last message this took.
+    Done { more: bool, emptied: Option<u32> },
+    /// Nothing was done yet: first it is to be found out where these stand.
+    Unreadable(BTreeSet<JobId>),
+}
+
+/// One slice: of an operator's change first, unless it is about due times, then of unfolding.
 fn slice(
     read: &dyn Read,
     id: QueueId,
+    strays: &Strays,
     now: Timestamp,
-) -> Result<(Batch, (bool, Option<u32>)), StoreError> {
-    let nothing = || Ok((Batch::default(), (false, None)));
+) -> Result<(Batch, Slice), StoreError> {
+    let nothing = || Ok((Batch::default(), Slice::Done { more: false, emptied: None }));
     let Some((mut message, before)) = load::<_, Message, _>(read, &MESSAGE, id)? else {
         return nothing();
     };
@@ -260,13 +299,26 @@ fn slice(
     let Shape::List(mut list) = message.shape else { return nothing() };
     let mut edit = Edit::on(read);
     edit.check(Check::Equals(MESSAGE.key(id), before));
+    // A change of due times waits until the list is unfolded: what is still to be made is due then as well, and what was made before
+    // waits for its sweep some moments longer.
+    let unfolds_for = match list.sweep {
+        Some(Sweep { change: Change::Due(due), .. }) => Some(due),
+        Some(_) => None,
+        None => Some(now),
+    };
+    let unfolded = match unfolds_for {
+        Some(due) if list.unfolding => unfold_slice(&mut edit, id, &message, &mut list, due)?,
+        Some(_) | None => false,
+    };
     match list.sweep {
-        // What is still to be made is due then as well; what was made before waits for its sweep some moments longer.
-        Some(Sweep { change: Change::Due(due), .. }) if list.unfolding => {
-            unfold_slice(&mut edit, id, &message, &mut list, due)?;
+        _ if unfolded => {}
+        Some(sweep) => {
+            let unknown = sweep_slice(&mut edit, id, term, &mut list, sweep, strays)?;
+            if !unknown.is_empty() {
+                return Ok((Batch::default(), Slice::Unreadable(unknown)));
+            }
         }
-        Some(sweep) => sweep_slice(&mut edit, id, term, &mut list, sweep)?,
-        None if list.unfolding => unfold_slice(&mut edit, id, &message, &mut list, now)?,
+        None if list.unfolding => return nothing(),
         None => {}
     }
     message.shape = Shape::List(list);
@@ -281,27 +333,45 @@ fn slice(
     }
     let generation = message.body.generation;
     let emptied = edit.empties(generation)?.then_some(generation);
-    Ok((edit.finish()?, (!gone && list.is_under_work(), emptied)))
+    let more = !gone && list.is_under_work();
+    Ok((edit.finish()?, Slice::Done { more, emptied }))
 }
 
-/// Carries an operator's change through some jobs. A removal ends with `next` at its maximum when nothing is left.
+/// Carries an operator's change through some jobs. A removal ends with `next` at its maximum when nothing is left. Gives those that
+/// cannot be read and are no strays yet: then the edit is not to be used.
 fn sweep_slice(
     edit: &mut Edit<'_>,
     id: QueueId,
     term: Term,
     list: &mut List,
     sweep: Sweep,
-) -> Result<(), StoreError> {
+    strays: &Strays,
+) -> Result<BTreeSet<JobId>, StoreError> {
     let first = JobId { queue_id: id, number: sweep.next };
     let range = RECIPIENTS.starting_at(first, RECIPIENTS.under(id));
     let rows = read_range(edit, &range, SLICE_JOBS)?;
     let full = rows.len() == SLICE_JOBS;
     let mut next = sweep.next;
+    let mut unknown = BTreeSet::new();
+    edit.delete_elsewhere(&strays.keys);
     for (key, value) in rows {
-        let job_id = parse(&RECIPIENTS, &key)?;
+        let Ok(job_id) = RECIPIENTS.parse(&key) else {
+            // It is no job: nothing else names it.
+            if let Change::Remove = sweep.change {
+                edit.delete_key(key);
+            }
+            continue;
+        };
         next = job_id.number.saturating_add(1);
-        let mut job = EntryJob::decode(&value)
-            .map_err(|error| damaged(super::edit::describe("RECIPIENTS", &key), error))?;
+        let Ok(mut job) = EntryJob::decode(&value) else {
+            if !strays.jobs.contains(&job_id) {
+                unknown.insert(job_id);
+            } else if let Change::Remove = sweep.change {
+                edit.delete_key(key);
+                edit.delete(&UNREPORTED, job_id);
+            }
+            continue;
+        };
         edit.unready(job_id, term, &job);
         match sweep.change {
             Change::Rest => {}
@@ -318,6 +388,10 @@ fn sweep_slice(
             }
         }
     }
+    if full {
+        // Whatever the rows are, the next slice goes on behind this one.
+        next = next.max(sweep.next.saturating_add(1));
+    }
     let staged_left = match sweep.change {
         Change::Remove if !full => remove_staged(edit, id)?,
         Change::Remove | Change::Rest | Change::Due(_) => false,
@@ -327,7 +401,7 @@ fn sweep_slice(
         Change::Remove => Some(Sweep { next: u32::MAX, ..sweep }),
         Change::Rest | Change::Due(_) => None,
     };
-    Ok(())
+    Ok(unknown)
 }
 
 /// Deletes some staged rows; whether there may be more.
@@ -343,23 +417,28 @@ fn read_range(edit: &Edit<'_>, range: &KeyRange, limit: usize) -> Result<Rows, S
     Ok(edit.read().range(&range.0..&range.1, limit, false)?)
 }
 
-/// Turns some rows of STAGED into jobs. A slice ends where a job does.
+/// Turns some rows of STAGED into jobs. A slice ends where a job does. False when nothing is left but what cannot be read.
 fn unfold_slice(
     edit: &mut Edit<'_>,
     id: QueueId,
     message: &Message,
     list: &mut List,
     due: Timestamp,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let mut range = STAGED.under(id);
     let progress = progress(edit.read(), id)?;
     let mut made = Made::after(list.jobs, due, progress.clone().unwrap_or_default());
-    let mut ended = false;
+    let (mut ended, mut unreadable) = (false, false);
     'rows: while !ended {
         let rows = read_range(edit, &range, READ_ROWS)?;
         ended = rows.len() < READ_ROWS;
         for (key, value) in rows {
-            let (destination, row) = staged(&key, &value)?;
+            let Some((destination, row)) = staged(&key, &value) else {
+                tracing::error!(row = describe("STAGED", &key), "cannot be read; it stays");
+                unreadable = true;
+                range.0 = key::after(key);
+                continue;
+            };
             if let Err(row) = made.join(&destination, row) {
                 if made.is_full(row.len()) {
                     ended = false;
@@ -371,8 +450,11 @@ fn unfold_slice(
             edit.delete_key(key);
         }
     }
-    list.unfolding = !ended;
-    if ended && progress.is_some() {
+    if made.jobs.is_empty() && unreadable {
+        return Ok(false);
+    }
+    list.unfolding = !ended || unreadable;
+    if !list.unfolding && progress.is_some() {
         edit.delete(&PROGRESS, id);
     }
     list.jobs = list.jobs.saturating_add(made.jobs.len() as u32);
@@ -386,19 +468,26 @@ fn unfold_slice(
             }
         }
     }
-    Ok(())
+    Ok(true)
 }
 
+/// Attempts made before it was loaded.
 fn progress(read: &dyn Read, id: QueueId) -> Result<Option<Attempts>, StoreError> {
-    Ok(load::<_, Attempts, _>(read, &PROGRESS, id)?.map(|(progress, _)| progress))
+    match load::<_, Attempts, _>(read, &PROGRESS, id) {
+        Ok(progress) => Ok(progress.map(|(progress, _)| progress)),
+        // No mail hangs on it: attempts made elsewhere count for nothing then.
+        Err(error @ StoreError::Damaged { .. }) => {
+            tracing::error!(%error, "attempts made before it was loaded are not known");
+            Ok(Some(Attempts::default()))
+        }
+        Err(error) => Err(error),
+    }
 }
 
-/// A row of STAGED.
-fn staged(key: &[u8], value: &[u8]) -> Result<(Destination, Vec<Recipient>), StoreError> {
-    let (_, destination, _) = parse(&STAGED, key)?;
-    let row = Vec::<Recipient>::decode(value)
-        .map_err(|error| damaged(super::edit::describe("STAGED", key), error))?;
-    Ok((destination, row))
+/// A row of STAGED; none when it cannot be read.
+fn staged(key: &[u8], value: &[u8]) -> Option<(Destination, Vec<Recipient>)> {
+    let (_, destination, _) = STAGED.parse(key).ok()?;
+    Some((destination, Vec::<Recipient>::decode(value).ok()?))
 }
 
 /// The jobs that the recipients still in STAGED will be in, numbered behind those there are, after `after`, up to `limit`. Where a job
@@ -418,7 +507,10 @@ pub(super) fn staged_jobs(
         let rows = read.range(&start..&end, READ_ROWS, false)?;
         let ended = rows.len() < READ_ROWS;
         for (key, value) in rows {
-            let (destination, row) = staged(&key, &value)?;
+            let Some((destination, row)) = staged(&key, &value) else {
+                start = key::after(key);
+                continue;
+            };
             if let Err(row) = made.join(&destination, row) {
                 made.jobs.retain(|job| Some(job.number) > after);
                 if made.jobs.len() >= limit {

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::edit::{Edit, load, parse};
+use super::edit::{Edit, load};
 use super::engine::{Batch, Check, Read};
 use super::intake::{Intake, Recipients, into_jobs};
 use super::keeper::Errand;
@@ -131,8 +131,10 @@ fn batch(
     let (end, _) = LOADED_AT.under(now.before(REMEMBERED));
     if start < end {
         for key in read.keys(&start..&end, FORGOTTEN, false)? {
-            let (_, old) = parse(&LOADED_AT, &key)?;
-            edit.delete(&LOADED, &old);
+            // One that is no key of ours goes with its neighbours.
+            if let Ok((_, old)) = LOADED_AT.parse(&key) {
+                edit.delete(&LOADED, &old);
+            }
             edit.delete_key(key);
         }
     }

@@ -219,17 +219,21 @@ pub fn ready_job(
     body: &BodyRef,
     job: &EntryJob,
 ) -> Option<Job> {
+    Some(job_with(id, envelope, body, job)).filter(|job| !job.recipients.is_empty())
+}
+
+/// A job of a message with those of its recipients that are open, if any.
+pub fn job_with(id: QueueId, envelope: &Arc<Envelope>, body: &BodyRef, job: &EntryJob) -> Job {
     let open = (0..).zip(&job.recipients).filter(|(_, recipient)| recipient.state.is_open());
-    let recipients: Vec<(u32, Recipient)> = open.map(|(n, r)| (n, r.clone())).collect();
-    (!recipients.is_empty()).then(|| Job {
+    Job {
         id: JobId { queue_id: id, number: job.number },
         destination: job.destination.clone(),
         envelope: Arc::clone(envelope),
-        recipients,
+        recipients: open.map(|(n, recipient)| (n, recipient.clone())).collect(),
         attempts: job.attempts,
         last_attempt: job.last_attempt,
         body: body.clone(),
-    })
+    }
 }
 
 /// Whether a recipient of the job is still to be tried.

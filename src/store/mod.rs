@@ -7,10 +7,10 @@
 //! | `intake` | [`Store::intake`], [`Intake::write`], [`Intake::recipient`], [`Intake::accept`] |
 //! | `load` | [`Store::loaded`], [`Intake::load`]: a message of another spool with its state, once |
 //! | `list` | unfolding of long lists into jobs, and operators' changes to them |
-//! | `delivery` | [`Store::claim`], [`Store::job`], [`Store::read_body`], [`Store::checkpoint`] |
+//! | `delivery` | [`Store::claim`], [`Store::job`], [`Store::job_or_owed`], [`Store::read_body`], [`Store::checkpoint`] |
 //! | `inflight` | [`Store::begin`], [`Store::interrupted`], [`Store::forget_interrupted`]: what an unclean stop interrupts |
 //! | `settle` | [`Store::settle`]; what it changes in `jobs`, its reports in `report` |
-//! | `park` | [`Store::park`]: from INCOMING to the schedule |
+//! | `park` | [`Store::park`], [`Store::begin_park`]: from INCOMING to the schedule |
 //! | `destination` | [`Store::set_destination`], [`Store::destination_failed`], [`Store::reroute`], [`Store::set_host`] |
 //! | `operate` | [`Store::operate`]: hold, release, remove, reschedule, reroute; [`Store::set_aside`] |
 //! | `read` | what is due, listings, counts |
@@ -19,7 +19,7 @@
 //! | `recover` | [`Store::open`], [`Store::close`], what is finished after a crash |
 //! | `backup` | [`Store::backup`], [`backup::Copy`], [`backup::restore`]: a copy of a running store, and back |
 //! | `evacuate` | body files with little left in them are emptied, in the background |
-//! | `check` | the invariants, verified on a live store |
+//! | `check` | [`Store::check`]: the invariants, verified on a live store |
 //!
 //! Below them: `edit` makes batches that keep the tables in step, `writer` commits them in groups, `engine` holds the
 //! pages, `body` the bodies of scheduled mail. No operation waits inside a transaction, and no error is folded into an answer:
@@ -76,8 +76,10 @@ pub use self::inflight::{Begun, Interrupted};
 pub use self::intake::Intake;
 use self::keeper::{Errand, Keeper};
 pub use self::operate::{Command, Reroute};
+pub use self::park::Parking;
 pub use self::read::{Due, FARTHEST, Far, Unreported};
 pub use self::statistics::Tally;
+pub use self::writer::Upkept;
 use self::writer::Writer;
 use crate::mail::job::{Destination, Job, JobId};
 use crate::mail::outcome::Report;
@@ -308,6 +310,11 @@ impl Store {
     /// that AGENDA is worth a look. For one listener.
     pub async fn readied(&self) {
         self.core().readied.notified().await;
+    }
+
+    /// What the upkeep of queue.redb comes to from now on, for the log. Ends when the store does.
+    pub fn upkept(&self) -> tokio::sync::watch::Receiver<Option<Upkept>> {
+        self.core().writer.upkept()
     }
 
     /// How long the oldest unacknowledged lazy batch may wait.

@@ -169,16 +169,17 @@ impl Core {
     }
 
     async fn command_now(
-        &self,
+        self: &Arc<Self>,
         ids: &[QueueId],
         command: &Command,
     ) -> Result<Vec<QueueId>, StoreError> {
         let mut messages = Vec::new();
         for ids in ids.chunks(SLICE) {
-            if !matches!(command, Command::Remove) {
-                // Only scheduled messages can rest.
-                self.park_all(ids).await?;
-            }
+            // Only scheduled messages can rest. They are on their way when the slice comes, which waits for nobody.
+            let parking = match command {
+                Command::Remove => None,
+                _ => Some(self.begin_parking(ids).await?),
+            };
             let (ids, now) = (ids.to_vec(), self.now());
             let its = command.clone();
             let work = move |read: &dyn Read| slice(read, &ids, &its, now);
@@ -198,12 +199,15 @@ impl Core {
                     }
                 }
             }
+            if let Some(parking) = parking {
+                parking.durable().await?;
+            }
         }
         Ok(messages)
     }
 
     async fn remove_damaged(&self, id: QueueId) -> Result<u64, StoreError> {
-        let elsewhere = keys_elsewhere(&*self.writer.snapshot()?, id)?;
+        let elsewhere = keys_elsewhere(&*self.writer.snapshot()?, |job| job.queue_id == id)?;
         let body = self.body_of_damaged(id).await?;
         let forget = move |read: &dyn Read| forget_damaged(read, id, &elsewhere, body);
         let Forgotten { messages, freed, emptied } =
@@ -373,8 +377,12 @@ fn remove_incoming(
     Ok(())
 }
 
-/// The keys of a message in tables where it does not stand under its queue ID.
-fn keys_elsewhere(read: &dyn Read, id: QueueId) -> Result<Vec<Key>, StoreError> {
+/// The keys of jobs in tables where they do not stand under their queue IDs: what a record says that cannot be read. Reads these tables
+/// as a whole.
+pub(super) fn keys_elsewhere(
+    read: &dyn Read,
+    is_wanted: impl Fn(&JobId) -> bool,
+) -> Result<Vec<Key>, StoreError> {
     let mut found = Vec::new();
     for (start, end) in [READY.all(), DEADLINE.all(), BY.all()] {
         let mut start = start;
@@ -384,12 +392,12 @@ fn keys_elsewhere(read: &dyn Read, id: QueueId) -> Result<Vec<Key>, StoreError> 
             start = key::after(last.clone());
             let of_it = |key: &Key| match key.first() {
                 Some(prefix) if *prefix == READY.prefix => {
-                    READY.parse(key).is_ok_and(|(_, _, job)| job.queue_id == id)
+                    READY.parse(key).is_ok_and(|(_, _, job)| is_wanted(&job))
                 }
                 Some(prefix) if *prefix == BY.prefix => {
-                    BY.parse(key).is_ok_and(|(_, _, job)| job.queue_id == id)
+                    BY.parse(key).is_ok_and(|(_, _, job)| is_wanted(&job))
                 }
-                _ => DEADLINE.parse(key).is_ok_and(|(_, _, _, _, job)| job.queue_id == id),
+                _ => DEADLINE.parse(key).is_ok_and(|(_, _, _, _, job)| is_wanted(&job)),
             };
             found.extend(keys.into_iter().filter(of_it));
         }
@@ -439,12 +447,7 @@ fn forget_damaged(
         edit.count_out_body(generation, octets);
         emptied = edit.empties(generation)?.then_some(generation);
     }
-    for key in elsewhere {
-        match READY.parse(key) {
-            Ok((destination, due, job)) => edit.unready_at(&destination, due, job),
-            Err(_) => edit.delete_key(key.clone()),
-        }
-    }
+    edit.delete_elsewhere(elsewhere);
     edit.delete(&HELD, id);
     edit.delete(&LISTS, id);
     edit.delete(&PROGRESS, id);

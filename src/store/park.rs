@@ -2,8 +2,12 @@
 //!
 //! It happens at the first deferral (`settle.rs`), before a checkpoint or an operator's change, and here: for jobs whose destination is
 //! known to be down, without an attempt, in groups. A crash before the batch leaves the message in INCOMING, as it was.
+//!
+//! The batch is lazy: it waits for company. Whoever has something to commit himself that builds on it does not wait twice: he begins
+//! ([`Store::begin_park`]), asks for his own, which takes the batch along, and then waits ([`Parking::durable`]).
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use super::body::Staging;
@@ -11,7 +15,8 @@ use super::edit::{Edit, load, parse};
 use super::engine::{Batch, Check, Read};
 use super::message::{Body, Incoming, Message, Shape};
 use super::schema::*;
-use super::writer::Class;
+use super::slot::Slot;
+use super::writer::{Class, Pending};
 use super::{Core, Store, StoreError};
 use crate::mail::job::JobId;
 use crate::mail::queue_id::QueueId;
@@ -96,7 +101,44 @@ fn missing_piece(id: QueueId, n: u32) -> StoreError {
     }
 }
 
+/// Messages on their way to the schedule: what is asked of the store from now on finds them there, unless their batch fails.
+#[must_use = "they may be moved or not until it is durable"]
+pub struct Parking {
+    core: Arc<Core>,
+    groups: Vec<Moving>,
+}
+
+struct Moving {
+    /// Octets freed in INCOMING.
+    slot: Slot<u64>,
+    pending: Pending,
+    /// Keep the files of the bodies until the messages name them.
+    _staged: Vec<(QueueId, Staging)>,
+}
+
+impl Parking {
+    /// Returns when all of them have moved, durably; those not in INCOMING any more were left alone.
+    ///
+    /// # Errors
+    /// `Full`, `Unavailable`, `Closing`: some groups may have moved.
+    pub async fn durable(self) -> Result<(), StoreError> {
+        for Moving { slot, pending, _staged } in self.groups {
+            self.core.give_incoming(slot.take(pending.await)?);
+        }
+        Ok(())
+    }
+}
+
 impl Store {
+    /// As [`Store::park`], without waiting until it is durable.
+    ///
+    /// # Errors
+    /// As [`Store::park`].
+    pub async fn begin_park(&self, jobs: Vec<JobId>) -> Result<Parking, StoreError> {
+        let ids: Vec<QueueId> = jobs.into_iter().map(|job| job.queue_id).collect();
+        self.core().begin_parking(&ids).await
+    }
+
     /// Moves INCOMING jobs whose destination is known to be down to the scheduled form without an attempt. In groups; what is not in
     /// INCOMING any more is left alone. Returns when it is durable; a crash before leaves them in INCOMING.
     ///
@@ -110,7 +152,19 @@ impl Store {
 
 impl Core {
     /// Moves those of the messages that are in INCOMING to the schedule, due now; held ones stay held.
-    pub(super) async fn park_all(&self, ids: &[QueueId]) -> Result<(), StoreError> {
+    pub(super) async fn park_all(self: &Arc<Self>, ids: &[QueueId]) -> Result<(), StoreError> {
+        for ids in ids.chunks(GROUP) {
+            self.begin_parking(ids).await?.durable().await?;
+        }
+        Ok(())
+    }
+
+    /// As [`Core::park_all`]; the batches are queued, in order.
+    pub(super) async fn begin_parking(
+        self: &Arc<Self>,
+        ids: &[QueueId],
+    ) -> Result<Parking, StoreError> {
+        let mut groups = Vec::new();
         for ids in ids.chunks(GROUP) {
             let staged = self.stage_incoming(ids).await?;
             if staged.is_empty() {
@@ -119,11 +173,12 @@ impl Core {
             let bodies: Vec<(QueueId, Body)> =
                 staged.iter().map(|(id, staging)| (*id, body_of(staging))).collect();
             let now = self.now();
-            let moved = move |read: &dyn Read| move_group(read, &bodies, now);
-            let octets = self.writer.apply(Class::Lazy, 0, moved).await?;
-            self.give_incoming(octets);
+            let slot = Slot::new();
+            let unit = slot.unit(0, move |read: &dyn Read| move_group(read, &bodies, now));
+            let pending = self.writer.begin(Class::Lazy, unit).await?;
+            groups.push(Moving { slot, pending, _staged: staged });
         }
-        Ok(())
+        Ok(Parking { core: Arc::clone(self), groups })
     }
 
     /// The bodies of those that are in INCOMING, durable in a generation.

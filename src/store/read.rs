@@ -2,22 +2,25 @@
 //!
 //! A slice is read at a time and the snapshot let go, so a slow reader holds no pages back; the next slice comes from a
 //! newer state, in the same order. Counts are kept, not counted.
+//!
+//! What cannot be read hides nothing behind it: a message, or a job of a long list, shows with the reason; a row of an index that is no key
+//! of ours is passed over (a check names it).
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::edit::{counter, load, parse};
+use super::edit::{counter, first_parsed, load, parsed, some_parsed};
 use super::engine::{Key, Read, Value};
 use super::key;
 use super::list;
 use super::message::{DestinationRow, Incoming, Message, Shape, is_open, unreported_since};
-use super::record::{Record, RecordError, damaged};
+use super::record::{Record, RecordError};
 use super::schema::*;
 use super::{Counts, DestinationState, Store, StoreError};
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::{BodyType, Envelope, TimeoutClass};
-use crate::mail::job::{BodyRef, Destination, Entry, EntryJob, Job, JobId};
+use crate::mail::job::{BodyRef, Destination, Entry, EntryJob, Job, JobId, Mailer};
 use crate::mail::queue_id::QueueId;
 use crate::mail::time::Timestamp;
 
@@ -65,10 +68,8 @@ impl Store {
         if far == Far::Due {
             due.extend(snapshot.keys(&believed..&end, limit - due.len().min(limit), false)?);
         }
-        let next = snapshot.keys(&due_end..&believed, 1, false)?;
-        let due: Result<Vec<_>, _> = due.iter().map(|key| parse(&AGENDA, key)).collect();
-        let next = next.first().map(|key| parse(&AGENDA, key)).transpose()?;
-        Ok((due?, next.map(|(time, _)| time)))
+        let next = first_parsed(&*snapshot, &AGENDA, (due_end, believed))?;
+        Ok((parsed(&AGENDA, due).collect(), next.map(|(time, _)| time)))
     }
 
     /// READY jobs of a destination due at `now`, in order, after `after`, up to `limit`; and the due time of the next one.
@@ -93,13 +94,12 @@ impl Store {
             start = key::after(READY.key((destination, due, job)));
         }
         let mut jobs = Vec::new();
-        let next = snapshot.keys(&due_end..&believed, 1, false)?;
+        let next = first_parsed(&*snapshot, &READY, (due_end.clone(), believed.clone()))?;
         self.not_quarantined(&*snapshot, (start.clone(), due_end), limit, &mut jobs)?;
         if far == Far::Due {
             believed = believed.max(start);
             self.not_quarantined(&*snapshot, (believed, end), limit, &mut jobs)?;
         }
-        let next = next.first().map(|key| parse(&READY, key)).transpose()?;
         Ok((jobs, next.map(|(_, due, _)| due)))
     }
 
@@ -115,17 +115,11 @@ impl Store {
         while start < end && jobs.len() < limit {
             let wanted = limit - jobs.len();
             let keys = read.keys(&start..&end, wanted, false)?;
+            let Some(last) = keys.last() else { break };
+            start = key::after(last.clone());
             let quarantined = self.core().quarantine.lock().unwrap_or_else(PoisonError::into_inner);
-            for key in &keys {
-                let (_, due, job) = parse(&READY, key)?;
-                if !quarantined.contains(&job) {
-                    jobs.push((due, job));
-                }
-            }
-            match keys.into_iter().next_back() {
-                Some(last) => start = key::after(last),
-                None => break,
-            }
+            let ready = parsed(&READY, keys).filter(|(_, _, job)| !quarantined.contains(job));
+            jobs.extend(ready.map(|(_, due, job)| (due, job)));
         }
         Ok(())
     }
@@ -147,7 +141,7 @@ impl Store {
             for (key, value) in &rows {
                 match Incoming::decode(value) {
                     Ok(incoming) if incoming.held.is_none() => {
-                        jobs.push(incoming.job(parse(&INCOMING, key)?));
+                        jobs.extend(INCOMING.parse(key).ok().map(|id| incoming.job(id)));
                     }
                     Ok(_) | Err(_) => {}
                 }
@@ -182,9 +176,8 @@ impl Store {
         if start >= end {
             return Ok(Vec::new());
         }
-        let keys = snapshot.keys(&start..&end, limit, false)?;
-        let of = |key: &Key| parse(&DEADLINE, key).map(|(_, _, _, arrival, job)| (arrival, job));
-        keys.iter().map(of).collect()
+        let keys = some_parsed(&*snapshot, &DEADLINE, (start, end), limit)?;
+        Ok(keys.into_iter().map(|(_, _, _, arrival, job)| (arrival, job)).collect())
     }
 
     /// The jobs of a destination whose message was to be delivered by a time up to `until` (DELIVERBY), in order of that time, after
@@ -209,7 +202,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let keys = snapshot.keys(&start..&end, limit, false)?;
-        keys.iter().map(|key| parse(&BY, key).map(|(_, time, job)| (time, job))).collect()
+        Ok(parsed(&BY, keys).map(|(_, time, job)| (time, job)).collect())
     }
 
     /// Messages with something unreported, in queue-ID order after `after`, and since when. Up to `limit` are looked at; with the last
@@ -230,10 +223,11 @@ impl Store {
             if let Some(id) = last {
                 start = UNREPORTED.under(id).1;
             }
-            let Some(key) = snapshot.keys(&start..&end, 1, false)?.pop() else {
+            let Some(job) = first_parsed(&*snapshot, &UNREPORTED, (start.clone(), end.clone()))?
+            else {
                 return Ok((found, None));
             };
-            let id = parse(&UNREPORTED, &key)?.queue_id;
+            let id = job.queue_id;
             last = Some(id);
             let message = match load::<_, Message, _>(&*snapshot, &MESSAGE, id) {
                 Ok(Some((message, _))) if message.held.is_none() => message,
@@ -280,9 +274,14 @@ impl Store {
     pub fn newest(&self) -> Result<Option<QueueId>, StoreError> {
         let snapshot = self.core().writer.snapshot()?;
         let last = |table: &key::Table<QueueId>| -> Result<Option<QueueId>, StoreError> {
-            let (start, end) = table.all();
-            let keys = snapshot.keys(&start..&end, 1, true)?;
-            keys.first().map(|key| parse(table, key)).transpose()
+            let (start, mut end) = table.all();
+            while let Some(key) = snapshot.keys(&start..&end, 1, true)?.pop() {
+                match table.parse(&key) {
+                    Ok(id) => return Ok(Some(id)),
+                    Err(_) => end = key,
+                }
+            }
+            Ok(None)
         };
         Ok(last(&INCOMING)?.max(last(&MESSAGE)?))
     }
@@ -293,9 +292,7 @@ impl Store {
     /// `Damaged`, `Unavailable`.
     pub fn held(&self, after: Option<QueueId>, limit: usize) -> Result<Vec<QueueId>, StoreError> {
         let snapshot = self.core().writer.snapshot()?;
-        let (start, end) = start_after(&HELD, after);
-        let keys = snapshot.keys(&start..&end, limit, false)?;
-        keys.iter().map(|key| parse(&HELD, key)).collect()
+        some_parsed(&*snapshot, &HELD, start_after(&HELD, after), limit)
     }
 
     /// One message.
@@ -315,7 +312,7 @@ impl Store {
     }
 
     /// The jobs of a message in order of their numbers after `after`; of a long list those that are unfolded and have something left
-    /// to do or to say.
+    /// to do or to say. A job of a list whose record cannot be read has the reason for its status, and no recipients.
     ///
     /// # Errors
     /// `Damaged`, `Unavailable`.
@@ -425,11 +422,33 @@ fn list_jobs(
     if let Some(number) = after {
         start = key::after(RECIPIENTS.key(JobId { queue_id: id, number }));
     }
-    let decode = |(key, value): (Key, Value)| {
-        EntryJob::decode(&value)
-            .map_err(|error| damaged(super::edit::describe("RECIPIENTS", &key), error))
+    let job = |(key, value): (Key, Value)| {
+        let number = RECIPIENTS.parse(&key).ok()?.number;
+        Some(EntryJob::decode(&value).unwrap_or_else(|error| unreadable_job(number, &error)))
     };
-    read.range(&start..&end, limit, false)?.into_iter().map(decode).collect()
+    // As long as a slice gives none, though there are rows: an empty answer means the end.
+    loop {
+        let rows = read.range(&start..&end, limit, false)?;
+        let Some((last, _)) = rows.last() else { return Ok(Vec::new()) };
+        start = key::after(last.clone());
+        let jobs: Vec<EntryJob> = rows.into_iter().filter_map(job).collect();
+        if !jobs.is_empty() {
+            return Ok(jobs);
+        }
+    }
+}
+
+/// What stands for a job whose record cannot be read, so that people see that there is one.
+fn unreadable_job(number: u32, error: &RecordError) -> EntryJob {
+    EntryJob {
+        number,
+        destination: Destination { mailer: Mailer::Esmtp, next_hop: String::new() },
+        due: Timestamp::MAX,
+        attempts: 0,
+        last_attempt: None,
+        status: Some(format!("damaged record: {error}")),
+        recipients: Vec::new(),
+    }
 }
 
 fn start_after(table: &key::Table<QueueId>, after: Option<QueueId>) -> key::KeyRange {
@@ -457,29 +476,38 @@ fn merged(
     after: Option<QueueId>,
     limit: usize,
 ) -> Result<(Vec<Row>, Option<QueueId>), StoreError> {
-    let rows = |table: &key::Table<QueueId>| -> Result<Rows, StoreError> {
-        let (start, end) = start_after(table, after);
-        Ok(read.range(&start..&end, limit, false)?)
+    let rows = |table: &key::Table<QueueId>| -> Result<Vec<(QueueId, Value)>, StoreError> {
+        let (mut start, end) = start_after(table, after);
+        let mut found = Vec::new();
+        loop {
+            let wanted = limit - found.len();
+            let rows = read.range(&start..&end, wanted, false)?;
+            let is_last = rows.len() < wanted;
+            if let Some((last, _)) = rows.last() {
+                start = key::after(last.clone());
+            }
+            let named = |(key, value): (Key, Value)| Some((table.parse(&key).ok()?, value));
+            found.extend(rows.into_iter().filter_map(named));
+            if is_last || found.len() == limit {
+                return Ok(found);
+            }
+        }
     };
     let (incoming, scheduled) = (rows(&INCOMING)?, rows(&MESSAGE)?);
     let mut merged = Vec::with_capacity(limit.min(incoming.len() + scheduled.len()));
     let mut incoming = incoming.into_iter().peekable();
     let mut scheduled = scheduled.into_iter().peekable();
     while merged.len() < limit {
-        // Behind its prefix octet the key of both is the queue ID.
         let incoming_first = match (incoming.peek(), scheduled.peek()) {
-            (Some((a, _)), Some((b, _))) => a.get(1..) < b.get(1..),
+            (Some((a, _)), Some((b, _))) => a < b,
             (Some(_), None) => true,
             (None, Some(_)) => false,
             (None, None) => break,
         };
-        if incoming_first {
-            if let Some((key, value)) = incoming.next() {
-                merged.push(Row::Incoming(parse(&INCOMING, &key)?, value));
-            }
-        } else if let Some((key, value)) = scheduled.next() {
-            merged.push(Row::Message(parse(&MESSAGE, &key)?, value));
-        }
+        merged.extend(match incoming_first {
+            true => incoming.next().map(|(id, value)| Row::Incoming(id, value)),
+            false => scheduled.next().map(|(id, value)| Row::Message(id, value)),
+        });
     }
     let full = merged.len() == limit;
     let last = merged.last().map(Row::id).filter(|_| full);

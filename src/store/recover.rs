@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 
 use super::body::{Bodies, BodyOptions};
 use super::claims::Claims;
-use super::edit::{counter, load, parse};
+use super::edit::{counter, load, parsed, some_parsed};
 use super::engine::redb::RedbEngine;
 use super::engine::{Batch, Engine, EngineError, Read};
 use super::ids::Ids;
@@ -68,6 +68,17 @@ impl Store {
         engine: Box<dyn Engine>,
         reserve: Option<Reserve>,
     ) -> Result<Store, StoreError> {
+        let upkeep = Upkeep { every: UPKEEP_EVERY, live: space::live };
+        Store::with_upkeep(options, engine, reserve, upkeep)
+    }
+
+    /// As [`Store::with_engine`]; `upkeep` says when it is looked whether disk space can be given back.
+    pub(super) fn with_upkeep(
+        options: StoreOptions,
+        engine: Box<dyn Engine>,
+        reserve: Option<Reserve>,
+        upkeep: Upkeep,
+    ) -> Result<Store, StoreError> {
         let snapshot = engine.snapshots().snapshot()?;
         let start = Start::read(&*snapshot)?;
         drop(snapshot);
@@ -81,7 +92,7 @@ impl Store {
             max_unsettled: options.max_unsettled,
             lazy_max: Store::LAZY_MAX,
             reserve,
-            upkeep: Upkeep { every: UPKEEP_EVERY, live: space::live },
+            upkeep,
         };
         let writer = Writer::start(engine, limits)?;
         let mut batch = Batch::default();
@@ -151,13 +162,14 @@ impl Core {
             let keys = snapshot.keys(&start..&end, SLICE, false)?;
             let Some(last) = keys.last() else { break };
             start = key::after(last.clone());
-            for key in &keys {
-                self.leave(Errand::List(parse(&LISTS, key)?));
-            }
+            parsed(&LISTS, keys).for_each(|id| self.leave(Errand::List(id)));
         }
         let (mut start, end) = STAGED.all();
         while let Some(first) = snapshot.keys(&start..&end, 1, false)?.first() {
-            let (id, _, _) = parse(&STAGED, first)?;
+            let Some((id, _, _)) = parsed(&STAGED, [first.clone()]).next() else {
+                start = key::after(first.clone());
+                continue;
+            };
             if snapshot.get(&MESSAGE.key(id))?.is_none() {
                 self.leave(Errand::Staged(id));
             }
@@ -194,9 +206,8 @@ impl Start {
             Some(_) | None => {}
         }
         let octets = counter(read, &COUNT.key(COUNT_INCOMING_OCTETS))?;
-        let (first, end) = BODYGEN.all();
-        let last = read.keys(&first..&end, 1, true)?;
-        let last = last.first().map(|key| parse(&BODYGEN, key)).transpose()?;
+        // Two rows for each file: few.
+        let last = some_parsed(read, &BODYGEN, BODYGEN.all(), usize::MAX)?.pop();
         let was_open = number(META_OPEN)?.is_some();
         let ids = QueueId::from_u64(number(META_IDS)?.unwrap_or(0));
         Ok(Start {

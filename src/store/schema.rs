@@ -65,13 +65,14 @@
 //! | `settle`, done, INCOMING | delete INCOMING + INCOMING_BODY, add COUNT | the message is sent again (same row as above; at most `max_unsettled` jobs are in this state) | gone | as above |
 //! | `settle`, deferred, INCOMING | (body sealed first) delete INCOMING rows, put the scheduled form | it is INCOMING still, and is attempted at start | scheduled | nothing |
 //! | `settle`, scheduled | change MESSAGE or RECIPIENTS, move READY, delete INFLIGHT, and *reports as INCOMING messages*; the last one out deletes everything and lowers BODYGEN | job and reports as before: it is attempted again, the report is made then | all of it | a report is never lost and never made twice for one failure (if the last job finds more unreported than one report covers, reports on others are batches before its own, so it is open until the last) |
+//! | `settle`, its report postponed | as settle, scheduled, with its recipients unreported and no report: the message cannot be read for one now | as settle, scheduled | nobody is tried again; the message stands in UNREPORTED, and the report is made when it can be read | nothing |
 //! | `park` | as settle, deferred | INCOMING still | scheduled | nothing |
 //! | `reroute` | move READY, change MESSAGE, RECIPIENTS or INCOMING | the old destination: routed again at its attempt | the new one | nothing |
 //! | `set_destination`, `destination_failed`, `set_host` | DEST, AGENDA; HOST | the older state: a host known to be down is asked once more | | one connection more |
 //! | `set_aside` | as `hold`, of one message; in INCOMING the row alone | it is found damaged once more | held | nothing |
 //! | `hold` `release` `remove` `reschedule`, and `operate` with a relay | slices of at most 100 messages: MESSAGE, READY, DEST, AGENDA, DEADLINE, HELD... | the slices before it are done, the rest is not; the operator got no answer | as answered | a removed message in flight may still arrive |
 //! | `evacuate` | (copies sealed first) change the body in MESSAGE, and BODYGEN; in slices | the copies are orphans of their generation | the old bodies are | nothing |
-//! | compaction | none: `queue.redb.new` is filled beside the work, then renamed, before the next commit | the old file; the draft is removed at the start | the new file, with the same rows | nothing |
+//! | compaction | none: what is live is counted, then `queue.redb.new` is filled beside the work, then renamed, before the next commit | the old file; the draft is removed at the start | the new file, with the same rows | nothing |
 //! | `tally`, `reset_statistics` | add STAT, once in a minute; delete STAT, put META | that minute is not in the statistics | it is | nothing |
 //! | `close` | delete META `open` and all of INFLIGHT | an unclean stop: the next start names what was in flight | a clean one | nothing |
 //! | `backup` | none; the body files stay until it is done | nothing: a copy has its name only when it is whole | | nothing |
@@ -79,7 +80,8 @@
 //!
 //! # Invariants
 //!
-//! What holds in every committed state; `check.rs` verifies each of them on a live store.
+//! What holds in every committed state; `check.rs` verifies each of them on a live store. What cannot be read (I10) counts as whatever
+//! makes the others hold: a job of a list that cannot be read may be open, and is not in READY once a change was carried past it.
 //!
 //! - **I1** A queue ID stands in at most one of INCOMING and MESSAGE, and is below `META ids`.
 //! - **I2** A row of INCOMING has at least one recipient, all fresh, and its body in INCOMING_BODY, `size` octets in pieces

@@ -9,6 +9,9 @@
 //! - *a report*, or another settle of the same message not yet durable (together they may close it, and the second one owes the
 //!   report): the batch is acknowledged.
 //!
+//! What a peer said is recorded although the message cannot be read for a report on it: `decide` then leaves the recipients unreported,
+//! and somebody settles one of the closed jobs later ([`Store::job_or_owed`]), which makes the report.
+//!
 //! The cheapest case is the most frequent one: a message of INCOMING that is done at its first attempt. Its batch deletes two rows.
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,7 +1,7 @@
-//! How much of queue.redb is in use, about: what the writer asks before it has the file copied (`engine/compact.rs`).
+//! How much of queue.redb is in use, at least: what the writer asks before it has the file counted, and copied (`engine/compact.rs`).
 //!
-//! COUNT knows the messages; asking the engine for the octets it holds would read every page. What COUNT does not know (jobs of
-//! long lists, hosts) makes the answer too small, and then the copy finds out and is given up.
+//! COUNT knows the messages, in three reads; what it does not know (jobs of long lists, hosts) makes the answer too small, so it only
+//! saves a count that would find much. The count itself reads a quarter of the file at most.
 
 use super::StoreError;
 use super::edit::counter;
@@ -13,7 +13,7 @@ const MESSAGE_OCTETS: u64 = 800;
 /// Octets of a row of INCOMING beside the body.
 const INCOMING_OCTETS: u64 = 500;
 
-/// About how many octets of keys and values there are. Reads three numbers.
+/// How many octets of keys and values there are at least, about. Reads three numbers.
 ///
 /// # Errors
 /// `Unavailable`, `Damaged`.

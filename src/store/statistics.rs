@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::edit::{counter, load, parse};
+use super::edit::{counter, load};
 use super::engine::{Batch, Key, Read};
 use super::key::{mailer_code, mailer_of};
 use super::record::Record;
@@ -180,7 +180,8 @@ fn read_statistics(read: &dyn Read) -> Result<Statistics, StoreError> {
     let mut sums = Sums::new();
     // As many rows as there are mailers times figures.
     for key in read.keys(&start..&end, usize::MAX, false)? {
-        sums.insert(parse(&STAT, &key)?, counter(read, &key)?);
+        let Ok(figure) = STAT.parse(&key) else { continue };
+        sums.insert(figure, counter(read, &key)?);
     }
     let since = Timestamp::from_millis(since);
     let mut statistics = Statistics { since, ..Statistics::default() };

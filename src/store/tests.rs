@@ -1,8 +1,10 @@
 //! The store as its callers see it, on the engine in memory; after every step the invariants are verified.
 
 mod basics;
+mod breaking;
 mod counting;
 mod crashes;
+mod damage;
 mod evacuation;
 mod inflight;
 mod lists;
@@ -12,7 +14,11 @@ mod model;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::engine::CompactionLimits;
 use super::engine::mem::{Fault, MemDisk};
+use super::engine::redb::RedbEngine;
+use super::engine::sim_disk::{DiskFault, Plan, SimDirectory, SimDisk};
+use super::writer::Upkeep;
 use super::*;
 use crate::mail::address::{Address, ReversePath};
 use crate::mail::envelope::{BodyType, Envelope, Notify, Recipient, RecipientState, TimeoutClass};
@@ -26,6 +32,10 @@ const START: u64 = 1_795_326_121_000;
 /// A disk, a directory for bodies and a clock that outlive the stores opened on them.
 struct Site {
     disk: MemDisk,
+    /// The file of redb that stands in its place, for tests of both. What is left of it after a power cut is another one.
+    simulated: Option<Mutex<SimDirectory>>,
+    /// How often it is looked whether space can be given back.
+    upkeep_every: Duration,
     directory: tempfile::TempDir,
     clock: Arc<AtomicU64>,
     incoming_size: u64,
@@ -35,10 +45,25 @@ impl Site {
     fn new() -> Site {
         Site {
             disk: MemDisk::new(),
+            simulated: None,
+            upkeep_every: writer::UPKEEP_EVERY,
             directory: tempfile::tempdir().expect("a directory"),
             clock: Arc::new(AtomicU64::new(START)),
             incoming_size: 1 << 20,
         }
+    }
+
+    /// One whose file is copied all the time, a few rows after each group: everything in it looks free.
+    fn compacting() -> Site {
+        let site = Site { upkeep_every: Duration::ZERO, ..Site::new() };
+        site.disk.compact_with(ALWAYS);
+        site
+    }
+
+    /// The same on redb, with a file on a simulated disk.
+    fn simulated(seed: u64) -> Site {
+        let simulated = Some(Mutex::new(SimDirectory::new(SimDisk::new(seed))));
+        Site { simulated, ..Site::compacting() }
     }
 
     fn open(&self) -> Store {
@@ -56,7 +81,16 @@ impl Site {
             min_free: 0,
             clock: Arc::new(move || Timestamp::from_millis(clock.load(Ordering::Relaxed))),
         };
-        Store::with_engine(options, Box::new(self.disk.engine()), None)
+        let upkeep = Upkeep { every: self.upkeep_every, live: |_| Ok(0) };
+        let engine: Box<dyn engine::Engine> = match &self.simulated {
+            Some(place) => {
+                let place = Box::new(place.lock().unwrap().clone());
+                let engine = RedbEngine::at("simulated".into(), place, 1 << 20);
+                Box::new(engine.expect("opens").with_limits(ALWAYS))
+            }
+            None => Box::new(self.disk.engine()),
+        };
+        Store::with_upkeep(options, engine, None, upkeep)
     }
 
     fn now(&self) -> Timestamp {
@@ -67,6 +101,9 @@ impl Site {
         self.clock.fetch_add(length.as_millis() as u64, Ordering::Relaxed);
     }
 }
+
+/// Every file is large enough to be copied, and a slice is one read.
+const ALWAYS: CompactionLimits = CompactionLimits { file_min: 0, slice: 1 };
 
 /// What `accept` is given, for a body of this size.
 fn envelope(from: &str, size: u64, now: Timestamp) -> Envelope {
@@ -256,16 +293,43 @@ fn assert_sound(store: &Store) {
     assert_eq!(store.check().expect("can be read"), []);
 }
 
-/// Kills the store: what is not durable is gone; of a commit under way all (`applied`) or nothing is there.
+/// Kills the store: what is not durable is gone; of a commit under way all (`applied`) or nothing is there. On a simulated disk the power
+/// is cut a few operations from now, in the middle of whatever there is then, and leaves what it may.
 async fn crash(site: &Site, store: Store, applied: bool) {
-    let last = site.disk.commits() + 1;
-    site.disk.fail_commit(last, Fault::Io { applied });
-    site.disk.fail_reopen(true);
-    let nothing = super::engine::Batch::default();
-    let died = store.core().writer.submit(super::writer::Class::Acknowledged, nothing).await;
-    assert!(matches!(died, Err(StoreError::Unavailable(_))), "{died:?}");
+    match &site.simulated {
+        Some(place) => {
+            let file = place.lock().unwrap().file();
+            let at = file.operations() + 1 + file.operations() % 7;
+            file.plan(Some(Plan { at, fault: DiskFault::Power, lasting: true }));
+        }
+        None => {
+            let last = site.disk.commits() + 1;
+            site.disk.fail_commit(last, Fault::Io { applied });
+            site.disk.fail_reopen(true);
+        }
+    }
+    loop {
+        // It changes something: redb commits nothing for nothing.
+        let mut some = super::engine::Batch::default();
+        some.adds.push((schema::STAT.key((9u8, 9u8)), 1));
+        match store.core().writer.submit(super::writer::Class::Acknowledged, some).await {
+            Ok(_) => assert!(site.simulated.is_some(), "the next commit fails"),
+            Err(StoreError::Unavailable(_)) => break,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
     store.inner.keeper.stop().await;
     store.core().bodies.close().await.expect("closes");
-    site.disk.fail_reopen(false);
-    site.disk.cut_power();
+    match &site.simulated {
+        Some(place) => {
+            let mut place = place.lock().unwrap();
+            // Its seed and its age decide what is left.
+            let left = place.cut(place.file().operations());
+            *place = left;
+        }
+        None => {
+            site.disk.fail_reopen(false);
+            site.disk.cut_power();
+        }
+    }
 }

@@ -48,7 +48,8 @@ pub const REOPEN_MAX: Duration = Duration::from_secs(5);
 
 /// How often it is asked whether the file is mostly free.
 pub const UPKEEP_EVERY: Duration = Duration::from_secs(2 * 60);
-/// How much longer after a copy that was given up: the disk may be full, and each try takes from what is left.
+/// How much longer after a copy that was given up (the disk may be full, and each try takes from what is left), and after a file was
+/// counted that is in use.
 const UPKEEP_AFTER_FAILURE: u32 = 30;
 
 /// Whether somebody waits for it.
@@ -111,6 +112,20 @@ pub struct Upkeep {
     pub live: fn(&dyn Read) -> Result<u64, StoreError>,
 }
 
+/// What upkeep came to, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Upkept {
+    /// queue.redb was mostly free and is a smaller file now.
+    Shrunk {
+        /// Octets it had.
+        before: u64,
+        /// Octets it has.
+        after: u64,
+    },
+    /// It is mostly free and could not be copied, for this reason. It is tried again in an hour.
+    NotShrunk(String),
+}
+
 /// The way to the writer. Clones share it; when the last one goes, it commits what waits and ends.
 #[derive(Clone)]
 pub struct Writer {
@@ -132,6 +147,7 @@ struct Shared {
     /// Something for the thread to look at.
     wake: Condvar,
     ending: watch::Sender<Ending>,
+    upkept: watch::Sender<Option<Upkept>>,
     full: AtomicBool,
     lazy_max: Duration,
     lazy_flush: usize,
@@ -207,6 +223,7 @@ impl Writer {
             }),
             wake: Condvar::new(),
             ending: watch::Sender::new(Ending::Running),
+            upkept: watch::Sender::new(None),
             full: AtomicBool::new(limits.reserve.as_ref().is_some_and(|r| !r.is_held())),
             lazy_max: limits.lazy_max,
             // Half, so that the other half can queue while these are committed.
@@ -286,6 +303,11 @@ impl Writer {
     /// Whether it has given up: nothing will be written any more.
     pub fn has_given_up(&self) -> bool {
         matches!(self.handle.shared.state().phase, Phase::Poisoned(_))
+    }
+
+    /// What upkeep comes to from now on; the last of it, if nobody looks in between. Ends with the writer.
+    pub fn upkept(&self) -> watch::Receiver<Option<Upkept>> {
+        self.handle.shared.upkept.subscribe()
     }
 
     /// Resolves with the reason when the writer has given up; never if it does not.
@@ -563,16 +585,13 @@ impl Thread {
                 return;
             }
             Ok(Compaction::Unneeded) => (Look::Needless, every),
+            Ok(Compaction::InUse) => (Look::Needless, every * UPKEEP_AFTER_FAILURE),
             Ok(Compaction::Done { before, after }) => {
-                tracing::info!(
-                    before,
-                    after,
-                    "queue.redb was mostly free and is a smaller file now"
-                );
+                self.shared.upkept.send_replace(Some(Upkept::Shrunk { before, after }));
                 (Look::Needless, every)
             }
             Ok(Compaction::GivenUp(error)) => {
-                tracing::warn!(%error, "queue.redb is mostly free and could not be copied");
+                self.shared.upkept.send_replace(Some(Upkept::NotShrunk(error.to_string())));
                 (Look::Due, every * UPKEEP_AFTER_FAILURE)
             }
             Err(error) => return self.shared.poison(error.to_string()),

@@ -20,6 +20,8 @@ pub struct Copied {
     pub bodies: u64,
     /// Octets of those.
     pub octets: u64,
+    /// Messages whose rows cannot be read: copied, without their bodies.
+    pub unreadable: Vec<String>,
 }
 
 /// Copies the store into an empty directory. Until it is complete there is no queue in it.
@@ -29,7 +31,7 @@ pub struct Copied {
 pub fn backup(queue: &mut Holder, directory: &Path) -> Result<Copied, DumpError> {
     let lost = |error: io::Error| StoreError::Unavailable(error.to_string());
     let mut copy = Copy::create(directory)?;
-    let mut copied = Copied { rows: 0, bodies: 0, octets: 0 };
+    let mut copied = Copied { rows: 0, bodies: 0, octets: 0, unreadable: Vec::new() };
     queue.asked.ask(&Request::Backup).map_err(lost)?;
     loop {
         match queue.asked.answer().map_err(lost)? {
@@ -53,6 +55,7 @@ pub fn backup(queue: &mut Holder, directory: &Path) -> Result<Copied, DumpError>
             copied.octets += named.size;
         }
     }
+    copied.unreadable = copy.unreadable().to_vec();
     copy.finish()?;
     Ok(copied)
 }

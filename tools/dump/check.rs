@@ -64,6 +64,11 @@ pub fn check_message(
     wrong: &mut dyn FnMut(String),
 ) -> Result<(), DumpError> {
     let envelope = &entry.envelope;
+    // Every message has recipients; this one stands for a record that cannot be read.
+    if let (0, Some(reason)) = (entry.recipients_total, &entry.held) {
+        wrong(reason.clone());
+        return Ok(());
+    }
     if envelope.header_len > envelope.size {
         wrong(format!("header of {} octets in {}", envelope.header_len, envelope.size));
     }
@@ -72,8 +77,9 @@ pub fn check_message(
         match queue.bytes(entry, offset) {
             Ok(piece) if piece.is_empty() => break,
             Ok(piece) => offset += piece.len() as u64,
-            Err(StoreError::Damaged { what, detail }) => {
-                wrong(format!("{what}: {detail}"));
+            // If nobody answers any more, the next page says so.
+            Err(error @ (StoreError::Damaged { .. } | StoreError::Unavailable(_))) => {
+                wrong(error.to_string());
                 break;
             }
             Err(error) => return Err(error.into()),

@@ -203,7 +203,8 @@ pub fn for_each<E: From<StoreError>>(
     }
 }
 
-/// Calls `visit` with every job of a message, those of a long list page by page.
+/// Calls `visit` with every job of a message, those of a long list page by page. One that cannot be read has no recipients, and is named
+/// on standard error: nobody is to take what is left for all there was.
 pub fn for_each_job<E: From<StoreError>>(
     queue: &mut dyn Queue,
     entry: &Entry,
@@ -219,6 +220,10 @@ pub fn for_each_job<E: From<StoreError>>(
             return Ok(());
         };
         after = Some(last.number);
+        for job in page.iter().filter(|job| job.recipients.is_empty()) {
+            let reason = job.status.as_deref().unwrap_or_default();
+            eprintln!("kvmta-dump: {} job {}: {reason}; left out", entry.id, job.number);
+        }
         page.iter().try_for_each(&mut visit)?;
     }
 }

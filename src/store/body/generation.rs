@@ -273,6 +273,22 @@ impl Generation {
         let _ = self.verified.subscribe().wait_for(|verified| *verified).await;
     }
 
+    /// As if a check of it were under way, or at its end; for the current one.
+    #[cfg(test)]
+    pub fn hold_check(&self, held: bool) {
+        let mut slot = self.slot();
+        *slot = match std::mem::replace(&mut *slot, Slot::Interrupted) {
+            Slot::Writing(writing) if held => Slot::Failed(writing),
+            Slot::Failed(writing) if !held => Slot::Writing(writing),
+            other => other,
+        };
+        self.verified.send_replace(!held);
+    }
+
+    pub fn is_verified(&self) -> bool {
+        *self.verified.borrow()
+    }
+
     pub fn is_readable(&self) -> bool {
         match &*self.slot() {
             Slot::Writing(_) | Slot::Closed | Slot::Reading(_) => true,

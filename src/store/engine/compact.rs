@@ -6,6 +6,9 @@
 //! changes behind the cursor will be copied. The slice that reaches the end makes both equal, and before any other group the
 //! engine makes the draft durable and gives it the file's name.
 //!
+//! What the caller knows of how much is live may be much too little, so before anything is written it is counted: key by key, in slices
+//! like those of the copy, until all of it or too much is found. In a file with much in it that ends after a quarter of its length.
+//!
 //! Until that moment the draft is worth nothing: an error of it, a commit of unknown outcome, the end of the process or a power
 //! cut drop it, and the file is as it was. After it the old file is only for those who read a snapshot of it. At the moment itself
 //! both hold the same, so whichever a power cut leaves under the name is right.
@@ -31,6 +34,8 @@ const END: &[u8] = &[0xff; 64];
 pub enum Compaction {
     /// It is not worth it.
     Unneeded,
+    /// More of the file is in use than was said: nothing was written. Not to be asked again soon, as it was read for that.
+    InUse,
     /// Under way: more calls are wanted, one after each group at least.
     Going,
     /// The new file has taken the place of the old one.
@@ -64,6 +69,56 @@ impl CompactionLimits {
     pub(super) fn wants(self, length: u64, live: u64) -> bool {
         length > self.file_min && live < length / LIVE_PART
     }
+}
+
+/// A count of what is live, under way.
+pub(super) struct Counting {
+    limits: CompactionLimits,
+    /// Octets of the file.
+    length: u64,
+    cursor: Option<Key>,
+    /// Octets of keys and values up to it.
+    live: u64,
+}
+
+impl Counting {
+    /// Nothing is counted yet.
+    pub fn new(length: u64, limits: CompactionLimits) -> Counting {
+        Counting { limits, length, cursor: None, live: 0 }
+    }
+
+    /// Counts one slice; when it is known, whether the file should be copied. What groups change meanwhile does not matter: the copy
+    /// looks once more.
+    ///
+    /// # Errors
+    /// Of reading the file.
+    pub fn step(&mut self, file: &dyn Read) -> Result<Option<bool>, EngineError> {
+        let mut octets = 0;
+        while octets < self.limits.slice {
+            let pairs = file.range(&start_behind(&self.cursor)..END, SLICE_PAIRS, false)?;
+            let is_last = pairs.len() < SLICE_PAIRS;
+            for (key, value) in pairs {
+                octets += key.len() + value.len();
+                self.live += (key.len() + value.len()) as u64;
+                self.cursor = Some(key);
+            }
+            if !self.limits.wants(self.length, self.live) {
+                return Ok(Some(false));
+            }
+            if is_last {
+                return Ok(Some(true));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn start_behind(cursor: &Option<Key>) -> Key {
+    let mut start = cursor.clone().unwrap_or_default();
+    if cursor.is_some() {
+        start.push(0);
+    }
+    start
 }
 
 /// What is being filled.
@@ -115,11 +170,7 @@ impl<D: Draft> Copying<D> {
         let mut octets = 0;
         let mut complete = false;
         while !complete && octets < self.slice {
-            let mut start = self.cursor.clone().unwrap_or_default();
-            if self.cursor.is_some() {
-                start.push(0);
-            }
-            let pairs = file.range(&start..END, SLICE_PAIRS, false)?;
+            let pairs = file.range(&start_behind(&self.cursor)..END, SLICE_PAIRS, false)?;
             complete = pairs.len() < SLICE_PAIRS;
             for (key, value) in pairs {
                 octets += key.len() + value.len();

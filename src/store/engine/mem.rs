@@ -11,7 +11,7 @@ use std::io;
 use std::ops::{Bound, Range};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::compact::{Copying, Draft};
+use super::compact::{Copying, Counting, Draft};
 use super::group::{self, Changes, Outcome};
 use super::{
     Answer, Compaction, CompactionLimits, Engine, EngineError, Key, Read, Snapshots, Value, Work,
@@ -80,7 +80,7 @@ impl MemDisk {
 
     /// An engine on this disk. At most one at a time.
     pub fn engine(&self) -> MemEngine {
-        MemEngine { disk: self.clone(), broken: false, doubt: None, copying: None }
+        MemEngine { disk: self.clone(), broken: false, doubt: None, counting: None, copying: None }
     }
 
     /// The `number`-th commit (from 1) fails so.
@@ -96,6 +96,11 @@ impl MemDisk {
     /// Compacts from other sizes on.
     pub fn compact_with(&self, limits: CompactionLimits) {
         self.state().limits = limits;
+    }
+
+    /// The file is this much longer, of nothing, until the next exchange.
+    pub fn bloat(&self, octets: u64) {
+        self.state().length += octets;
     }
 
     /// The `number`-th step of copying (from 1) fails so: `Full` and `Panic` in the draft, `Io` in the exchange, if that is the
@@ -193,6 +198,7 @@ pub struct MemEngine {
     disk: MemDisk,
     broken: bool,
     doubt: Option<Outcome>,
+    counting: Option<Counting>,
     copying: Option<Copying<Map>>,
 }
 
@@ -303,10 +309,18 @@ impl Engine for MemEngine {
     fn compact(&mut self, live: u64) -> Result<Compaction, EngineError> {
         let mut state = self.disk.state();
         let Some(mut copying) = self.copying.take() else {
-            if !state.limits.wants(state.length, live) {
-                return Ok(Compaction::Unneeded);
+            let (length, limits) = (state.length, state.limits);
+            drop(state);
+            let mut counting = match self.counting.take() {
+                Some(counting) => counting,
+                None if limits.wants(length, live) => Counting::new(length, limits),
+                None => return Ok(Compaction::Unneeded),
+            };
+            match counting.step(&self.disk.snapshot_now())? {
+                None => self.counting = Some(counting),
+                Some(true) => self.copying = Some(Copying::new(Map::new(), length, limits)),
+                Some(false) => return Ok(Compaction::InUse),
             }
-            self.copying = Some(Copying::new(Map::new(), state.length, state.limits));
             return Ok(Compaction::Going);
         };
         state.steps += 1;

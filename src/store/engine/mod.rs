@@ -170,8 +170,9 @@ pub trait Engine: Send {
     /// answers it had. Only directly after that. `None` when the group failed before its effects were known.
     fn repeat(&mut self) -> Result<Option<Vec<Answer>>, EngineError>;
 
-    /// Gives disk space back by a bounded step (`compact.rs`): begins when `live`, about how many octets of keys and values there are, is
-    /// little beside what the files take, and goes on when it has begun; `live` does not matter then. Never changes what is read.
+    /// Gives disk space back by a bounded step (`compact.rs`): begins when `live`, how many octets of keys and values there are at
+    /// least, is little beside what the files take, and goes on when it has begun; `live` does not matter then. Never changes what is
+    /// read.
     /// While it is under way, call it after each group. An error leaves it unknown which file has the name, both of the same content:
     /// nothing may be committed any more.
     fn compact(&mut self, live: u64) -> Result<Compaction, EngineError>;

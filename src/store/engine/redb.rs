@@ -26,7 +26,7 @@ use redb::{
 };
 
 use super::ahead::{self, Ahead};
-use super::compact::{Copying, Draft};
+use super::compact::{Copying, Counting, Draft};
 use super::group::{self, Changes, Outcome};
 use super::place::{FilePlace, Place};
 use super::{
@@ -48,6 +48,7 @@ pub struct RedbEngine {
     /// The group of the last commit, when that gave an error.
     doubt: Option<Outcome>,
     limits: CompactionLimits,
+    counting: Option<Counting>,
     copying: Option<Copying<Open>>,
 }
 
@@ -111,6 +112,7 @@ impl RedbEngine {
             shared,
             doubt: None,
             limits: CompactionLimits::default(),
+            counting: None,
             copying: None,
         }
     }
@@ -156,11 +158,23 @@ impl RedbEngine {
         }
     }
 
-    /// Begins a copy when it is worth it.
+    /// Begins a copy when it is worth it, by what is said first and then by what is counted.
     fn begin_copy(&mut self, live: u64) -> Result<Compaction, EngineError> {
-        let before = self.file()?.length.octets();
-        if !self.limits.wants(before, live) {
-            return Ok(Compaction::Unneeded);
+        let file = self.file()?;
+        let before = file.length.octets();
+        let mut counting = match self.counting.take() {
+            Some(counting) => counting,
+            None if self.limits.wants(before, live) => Counting::new(before, self.limits),
+            None => return Ok(Compaction::Unneeded),
+        };
+        match file.snapshot(&self.what).and_then(|state| counting.step(&state)) {
+            Ok(None) => {
+                self.counting = Some(counting);
+                return Ok(Compaction::Going);
+            }
+            Ok(Some(true)) => {}
+            Ok(Some(false)) => return Ok(Compaction::InUse),
+            Err(error) => return Ok(Compaction::GivenUp(error)),
         }
         match Open::draft(&self.what, self.place.draft()) {
             Ok(draft) => {

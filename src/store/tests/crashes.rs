@@ -90,10 +90,25 @@ fn assert_told(site: &Site, story: &Story, what: &str) {
 
 #[tokio::test]
 async fn a_kill_at_any_commit_loses_nothing_that_was_answered() {
+    kill_at_any_commit(Site::new).await;
+}
+
+/// The same while the file is copied, from the first group on, and exchanged.
+#[tokio::test]
+async fn nor_while_the_file_is_compacted() {
+    let site = || {
+        let site = Site::compacting();
+        site.disk.bloat(1 << 20);
+        site
+    };
+    kill_at_any_commit(site).await;
+}
+
+async fn kill_at_any_commit(site: impl Fn() -> Site) {
     for applied in [false, true] {
         let mut nth = 1;
         loop {
-            let site = Site::new();
+            let site = site();
             let mut story = Story::default();
             let store = site.open();
             flush(&store).await;
@@ -103,6 +118,8 @@ async fn a_kill_at_any_commit_loses_nothing_that_was_answered() {
             let lived = life(&site, &store, &mut story).await;
             if lived.is_ok() {
                 assert!(nth > 8, "the life has some commits");
+                let compacts = site.upkeep_every.is_zero();
+                assert!(!compacts || site.disk.exchanges() > 0, "it was exchanged");
                 break;
             }
             store.inner.keeper.stop().await;
@@ -173,4 +190,37 @@ async fn an_outcome_waits_for_room_for_its_body() {
     assert_sound(&store);
     let left = store.job(job.id).unwrap().unwrap().recipients;
     assert_eq!(left.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [1], "one was delivered");
+}
+
+/// A life on redb, and the power goes at any operation of its disk: of commits, of the copy of the file, of the exchange.
+#[tokio::test]
+async fn a_power_cut_at_any_operation_loses_nothing_that_was_answered() {
+    let whole = Site::simulated(1);
+    let store = whole.open();
+    flush(&store).await;
+    let operations = || whole.simulated.as_ref().unwrap().lock().unwrap().file().operations();
+    let first = operations();
+    life(&whole, &store, &mut Story::default()).await.unwrap();
+    store.close().await.unwrap();
+    let last = operations() - first;
+    assert!(last > 100, "{last} operations");
+    // What runs beside it differs from life to life, so any step finds other places.
+    for nth in (1..last).step_by(1 + last as usize / 60) {
+        let site = Site::simulated(nth);
+        let mut story = Story::default();
+        let store = site.open();
+        flush(&store).await;
+        let file = site.simulated.as_ref().unwrap().lock().unwrap().file();
+        let at = file.operations() + nth;
+        file.plan(Some(Plan { at, fault: DiskFault::Power, lasting: true }));
+        let lived = life(&site, &store, &mut story).await;
+        store.inner.keeper.stop().await;
+        store.core().bodies.close().await.unwrap();
+        drop((store, lived));
+        let mut place = site.simulated.as_ref().unwrap().lock().unwrap();
+        let left = place.cut(nth);
+        *place = left;
+        drop(place);
+        assert_told(&site, &story, &format!("operation {nth}"));
+    }
 }

@@ -294,24 +294,51 @@ impl World {
     }
 }
 
+/// Plays the operations on a store, with its file being copied and exchanged all the while.
+fn play(site: Site, ops: Vec<Op>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let store = site.open();
+        let mut world = World { site, store, model: BTreeMap::new(), names: 0 };
+        for op in ops {
+            world.step(op).await;
+            flush(&world.store).await;
+            assert_sound(&world.store);
+            world.quiet().await;
+            assert_sound(&world.store);
+            world.compare();
+        }
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
     fn the_store_does_what_the_model_does(ops in proptest::collection::vec(ops(), 1..40)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(async {
-            let site = Site { incoming_size: 20_000, ..Site::new() };
-            let store = site.open();
-            let mut world = World { site, store, model: BTreeMap::new(), names: 0 };
-            for op in ops {
-                world.step(op).await;
-                flush(&world.store).await;
-                assert_sound(&world.store);
-                world.quiet().await;
-                assert_sound(&world.store);
-                world.compare();
-            }
-        });
+        play(Site { incoming_size: 20_000, ..Site::new() }, ops);
+    }
+
+    #[test]
+    fn the_store_does_what_the_model_does_while_it_is_compacted(
+        ops in proptest::collection::vec(ops(), 1..40),
+        bloat in 0usize..400_000,
+    ) {
+        let site = Site { incoming_size: 20_000, ..Site::compacting() };
+        site.disk.bloat(bloat as u64);
+        play(site, ops);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 50, ..ProptestConfig::default() })]
+
+    /// On redb, with real power cuts: at any operation of a commit, of a copy, or of an exchange.
+    #[test]
+    fn redb_does_what_the_model_does_while_it_is_compacted(
+        ops in proptest::collection::vec(ops(), 1..30),
+        seed: u64,
+    ) {
+        play(Site { incoming_size: 20_000, ..Site::simulated(seed) }, ops);
     }
 }

@@ -276,9 +276,15 @@ async fn start_on_a_free_file(disk: &MemDisk) -> Writer {
 async fn space_is_given_back_while_nothing_comes() {
     let disk = MemDisk::new();
     let writer = start_on_a_free_file(&disk).await;
+    let mut upkept = writer.upkept();
     while disk.exchanges() == 0 {
         tokio::task::yield_now().await;
     }
+    let told = upkept.wait_for(Option::is_some).await.unwrap().clone();
+    assert!(
+        matches!(told, Some(Upkept::Shrunk { before, after }) if before > 1 << 20 && after < 10_000),
+        "{told:?}"
+    );
     assert!(disk.steps() > 5, "in slices");
     assert_eq!(writer.submit(Class::Acknowledged, put("a")).await.unwrap(), Applied::Committed);
     writer.close().await.unwrap();
@@ -319,6 +325,17 @@ async fn a_copy_that_fails_is_dropped_and_an_exchange_that_fails_poisons() {
         disk.cut_power();
         assert_eq!(disk.synced().len(), 500);
     }
+}
+
+#[tokio::test]
+async fn a_copy_that_fails_is_told() {
+    let disk = MemDisk::new();
+    (1..10_000).for_each(|step| disk.fail_step(step, Fault::Full { applied: false }));
+    let writer = start_on_a_free_file(&disk).await;
+    let mut upkept = writer.upkept();
+    let failed = |told: &Option<Upkept>| matches!(told, Some(Upkept::NotShrunk(_)));
+    let told = tokio::time::timeout(Duration::from_secs(60), upkept.wait_for(failed)).await;
+    assert!(told.is_ok_and(|told| told.is_ok()));
 }
 
 #[tokio::test]
