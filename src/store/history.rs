@@ -6,7 +6,8 @@
 //! minute.
 //!
 //! A row goes when it is older than HistoryTime, and the rows of the oldest messages go when all of them together have more octets
-//! than HistorySize. The file does not shrink, but what goes makes room in it.
+//! than HistorySize. What goes makes room in the file, and when the file is mostly free it is copied to a smaller one
+//! (`engine/compact.rs`), a bounded slice in each turn of the thread. A crash meanwhile leaves the old file.
 //!
 //! A crash loses the events since the last commit, a second of them. A file that cannot be read is set aside as `history.damaged` and a
 //! new one begun. The layout of rows is that of [`Event`]; a file of another [`FORMAT`] is begun anew.
@@ -21,7 +22,9 @@ use std::{fs, io};
 use super::StoreError;
 use super::edit::{counter, parse};
 use super::engine::redb::RedbEngine;
-use super::engine::{Batch, Engine, EngineError, Read, Snapshots, Work};
+use super::engine::{
+    Batch, Compaction, CompactionLimits, Engine, EngineError, Read, Snapshots, Work,
+};
 use super::key::{self, Table};
 use super::record::{Record, damaged};
 use super::reserve::RESERVE_SIZE;
@@ -58,6 +61,12 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 const ROW_OCTETS: usize = 64 << 10;
 /// Octets kept of each text of a stranger.
 const TEXT_MAX: usize = 512;
+/// A file up to this size, in octets, is left as it is: a day of a small site.
+const FILE_MIN: u64 = 8 << 20;
+/// Octets of rows that go between two looks whether the file is mostly free.
+const GONE_MIN: u64 = 4 << 20;
+/// Between two slices of a copy while nothing happens: it takes little of the disk from the mail.
+const COPY_PAUSE: Duration = Duration::from_millis(20);
 /// How long a reader waits for what is still in the buffer.
 const FLUSH_WAIT: Duration = Duration::from_secs(5);
 
@@ -136,6 +145,9 @@ impl History {
             options,
             file: File::Closed,
             cursor: None,
+            // What an earlier process left may be free.
+            gone: GONE_MIN,
+            is_copying: false,
             rows: 0,
             dropped: 0,
             told: None,
@@ -151,10 +163,14 @@ impl History {
     /// # Errors
     /// Of the file system.
     pub fn forget(directory: &Path) -> io::Result<()> {
-        match fs::remove_file(directory.join(FILE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        // What a copy that was interrupted left, too.
+        for file in [FILE.to_owned(), format!("{FILE}.new")] {
+            match fs::remove_file(directory.join(file)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     /// Something happened to a message. Never waits; what finds no room is counted.
@@ -285,6 +301,10 @@ struct Keeper {
     file: File,
     /// Where the sweep goes on; none at the front.
     cursor: Option<(QueueId, Place)>,
+    /// Octets of rows that went since it was last looked whether the file is mostly free.
+    gone: u64,
+    /// It is being copied to a smaller one.
+    is_copying: bool,
     /// Rows of this process so far.
     rows: u32,
     /// Events dropped and not yet told of.
@@ -305,7 +325,7 @@ enum File {
 impl Keeper {
     fn run(mut self, shared: &Shared) {
         loop {
-            let taken = wait(shared);
+            let taken = wait(shared, if self.is_copying { COPY_PAUSE } else { IDLE_SWEEP });
             let (asked, closing) = (taken.asked, taken.closing);
             self.turn(taken, shared);
             let mut pending = shared.lock();
@@ -334,8 +354,13 @@ impl Keeper {
             false => Ok(()),
         };
         match done {
-            Ok(()) => self.is_troubled = false,
+            Ok(()) => {
+                self.is_troubled = false;
+                self.give_back(shared);
+            }
             Err(error) => {
+                // The engine has dropped the copy.
+                self.is_copying = false;
                 self.dropped += count;
                 if !std::mem::replace(&mut self.is_troubled, true) {
                     (self.options.tell)(&format!("history: {error}"));
@@ -376,6 +401,7 @@ impl Keeper {
         let snapshot = engine.snapshots().snapshot()?;
         let swept = sweep(&*snapshot, &self.options, &mut self.cursor, &mut batch, added)?;
         drop(snapshot);
+        self.gone = self.gone.saturating_add(swept);
         let change = added as i64 - swept as i64;
         if change != 0 {
             batch.adds.push((NUMBERS.key(OCTETS), change));
@@ -395,6 +421,43 @@ impl Keeper {
         }
         Ok(())
     }
+
+    /// One step of giving disk space back, or a look whether that is worth it when enough has gone.
+    fn give_back(&mut self, shared: &Shared) {
+        let File::Open(engine) = &mut self.file else { return };
+        if !self.is_copying && self.gone < GONE_MIN {
+            return;
+        }
+        self.gone = 0;
+        let live = engine.snapshots().snapshot().map_err(StoreError::from).and_then(|snapshot| {
+            let octets = counter(&*snapshot, &NUMBERS.key(OCTETS))?;
+            Ok(u64::try_from(octets).unwrap_or(0))
+        });
+        let step = match live {
+            // Without room for it beside the mail's a copy is not begun.
+            Ok(live) if self.is_copying || has_room_for(&self.options, live) => {
+                engine.compact(live)
+            }
+            Ok(_) => return,
+            Err(error) => return tracing::warn!(%error, "cannot tell how much history there is"),
+        };
+        self.is_copying = matches!(step, Ok(Compaction::Going));
+        match step {
+            Ok(Compaction::Going | Compaction::Unneeded | Compaction::InUse) => {}
+            Ok(Compaction::Done { before, after }) => {
+                tracing::info!(before, after, "history.redb was mostly free and is smaller now");
+            }
+            Ok(Compaction::GivenUp(error)) => {
+                tracing::warn!(%error, "history.redb is mostly free and could not be copied");
+            }
+            Err(error) => {
+                // Which file has the name is found out when it is opened again.
+                (self.options.tell)(&format!("history: {error}"));
+                shared.lock().snapshots = None;
+                self.file = File::Closed;
+            }
+        }
+    }
 }
 
 /// What one turn of the thread is about.
@@ -410,12 +473,12 @@ struct Taken {
     closing: bool,
 }
 
-/// Waits for events, lets them gather, and takes them.
-fn wait(shared: &Shared) -> Taken {
+/// Waits for events, `rest` at most, lets them gather, and takes them.
+fn wait(shared: &Shared, rest: Duration) -> Taken {
     let hurries = |p: &Pending| p.asked > p.answered || p.closing;
     let idle = |p: &mut Pending| p.events.is_empty() && p.dropped == 0 && !hurries(p);
     let gathers = |p: &mut Pending| p.octets < PENDING_MAX / 2 && !hurries(p);
-    let waited = shared.filled.wait_timeout_while(shared.lock(), IDLE_SWEEP, idle);
+    let waited = shared.filled.wait_timeout_while(shared.lock(), rest, idle);
     let mut pending = waited.unwrap_or_else(PoisonError::into_inner).0;
     if !pending.events.is_empty() {
         let waited = shared.filled.wait_timeout_while(pending, GATHER, gathers);
@@ -517,10 +580,16 @@ fn sweep(
 }
 
 fn has_room(options: &HistoryOptions) -> bool {
+    has_room_for(options, 0)
+}
+
+/// Whether this many octets more leave the mail what it needs. Twice as many are asked for: a file is larger than its rows.
+fn has_room_for(options: &HistoryOptions, octets: u64) -> bool {
     match rustix::fs::statvfs(&options.directory) {
         Ok(disk) => {
             let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-            free >= options.min_free.saturating_add(2 * RESERVE_SIZE)
+            let kept = options.min_free.saturating_add(2 * RESERVE_SIZE);
+            free >= kept.saturating_add(octets.saturating_mul(2))
         }
         // Not known: the commit will tell.
         Err(_) => true,
@@ -547,7 +616,8 @@ fn open(options: &HistoryOptions) -> Result<RedbEngine, EngineError> {
 }
 
 fn open_file(path: &Path) -> Result<RedbEngine, EngineError> {
-    let mut engine = RedbEngine::open(path, CACHE_SIZE, true)?;
+    let limits = CompactionLimits { file_min: FILE_MIN, ..CompactionLimits::default() };
+    let mut engine = RedbEngine::open(path, CACHE_SIZE, true)?.with_limits(limits);
     let format = engine.snapshots().snapshot()?.get(&NUMBERS.key(FORMAT_NAME))?;
     if format.as_deref() != Some(&[FORMAT]) {
         let mut batch = Batch::default();

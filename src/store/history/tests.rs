@@ -140,6 +140,45 @@ fn it_does_not_grow_beyond_its_size() {
 }
 
 #[test]
+fn the_file_gets_smaller_when_what_was_in_it_has_gone() {
+    let bench = Bench::new();
+    let path = bench.directory.path().join(FILE);
+    let length = || fs::metadata(&path).unwrap().len();
+    let history = bench.open(100, 1 << 30);
+    let much = || What::Held { reason: "x".repeat(4000) };
+    for n in 0..6000 {
+        history.record(bench.id().plus(n), much());
+        if n % 1000 == 999 {
+            history.flush();
+        }
+    }
+    let full = length();
+    assert!(full > 2 * FILE_MIN, "{full}");
+    bench.pass(90);
+    let young = bench.id();
+    for n in 0..50 {
+        history.record(young.plus(n), much());
+    }
+    history.flush();
+    bench.pass(50);
+    // Each turn sweeps, or copies a slice; what comes meanwhile is kept.
+    let mut n = 50;
+    while length() > FILE_MIN && n < 300 {
+        history.record(young.plus(n), accepted("a@b"));
+        n += 1;
+        history.flush();
+    }
+    assert!(length() < full / 4, "{full} became {} after {n}", length());
+    assert!(all(&history).iter().map(|(id, _)| *id).eq((0..n).map(|n| young.plus(n))));
+    history.close();
+    assert!(!path.with_file_name(format!("{FILE}.new")).exists());
+    let history = bench.open(100, 1 << 30);
+    assert_eq!(all(&history).len(), n as usize);
+    history.close();
+    assert_eq!(*bench.told.lock().unwrap(), [""; 0]);
+}
+
+#[test]
 fn a_flood_is_dropped_and_told_once() {
     let bench = Bench::new();
     let history = bench.open(100, 1 << 30);
