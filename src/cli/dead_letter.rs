@@ -3,10 +3,16 @@
 //! It is appended in mailbox form to `dead.letter` in the caller's home (HOME, then the password file's), else to
 //! `/var/tmp/dead.letter-USER`. What could not be written whole is taken out again. A symbolic link, or a file of somebody else,
 //! is passed over: in /var/tmp anybody may have made it.
+//!
+//! It is written when the queue refused the message, or ended without saying that it has it, and before the exit status says so: who
+//! sees that status finds the message in the file, after a power cut too. When the daemon was killed between its commit and its
+//! answer, the message is in the queue and in the file: a second copy if the caller sends it again, as when a 250 is lost. A kill of
+//! this program leaves the caller without a status, and maybe the beginning of the message at the end of the file; the next one is
+//! kept apart from it by an empty line.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::input::Input;
@@ -63,6 +69,7 @@ pub fn save_dead_letter(
 fn append(path: &Path, message: &mut dyn Read, user: &str, date: &str) -> io::Result<()> {
     let no_follow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
     let mut file = OpenOptions::new()
+        .read(true)
         .append(true)
         .create(true)
         .mode(0o600)
@@ -73,12 +80,34 @@ fn append(path: &Path, message: &mut dyn Read, user: &str, date: &str) -> io::Re
         let text = "it is no file of the caller";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
-    let written = write(&mut file, message, user, date);
+    let written = gap(&file, found.len())
+        .and_then(|gap| file.write_all(gap))
+        .and_then(|()| write(&mut file, message, user, date))
+        .and_then(|()| sync_name(path));
     if written.is_err() {
         // Half a message would pass for a whole one. An empty file that was made for it stays.
         let _ = file.set_len(found.len());
     }
     written
+}
+
+/// What keeps the next message apart from a last one that was cut short.
+fn gap(file: &File, length: u64) -> io::Result<&'static [u8]> {
+    let mut last = [b'\n'];
+    if length > 0 {
+        file.read_exact_at(&mut last, length - 1)?;
+    }
+    Ok(if last == *b"\n" { b"" } else { b"\n\n" })
+}
+
+/// A new file is there after a power cut only when its directory is synced. One that may not be read cannot be: the copy is in
+/// the file all the same.
+fn sync_name(path: &Path) -> io::Result<()> {
+    match File::open(path.parent().unwrap_or(Path::new("/"))) {
+        Ok(directory) => directory.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn write(file: &mut File, message: &mut dyn Read, user: &str, date: &str) -> io::Result<()> {
@@ -123,6 +152,16 @@ mod tests {
         let faults = saved(&[home.path()]).unwrap_err();
         assert_eq!(faults.len(), 2);
         assert!(!target.exists());
+    }
+
+    #[test]
+    fn a_message_that_was_cut_short_stays_apart() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("dead.letter");
+        std::fs::write(&path, "From ann now\nSubject: x\n\nhal").unwrap();
+        saved(&[home.path()]).unwrap();
+        let kept = std::fs::read_to_string(&path).unwrap();
+        assert!(kept.contains("\nhal\n\nFrom nobody/here "), "{kept}");
     }
 
     #[test]

@@ -5,13 +5,13 @@
 //! tells what happened on the wire, and a crash may repeat a line but never hide one.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::House;
 use super::audience::Audience;
-use super::dead_letter;
 use super::deadline;
+pub(super) use super::judge::{Occasion, judge};
 use super::schedule::{News, Waiting};
 use crate::config::{GivingUp, QueueTimeouts};
 use crate::deliver::{self, Manner};
@@ -21,11 +21,10 @@ use crate::mail::outcome::{Attempt, HostOutcome, Outcome, RemoteHost, Report};
 use crate::mail::queue_id::QueueId;
 use crate::mail::status::{EnhancedStatus, StatusClass};
 use crate::mail::time::Timestamp;
-use crate::mail::verdict::MessageState;
 use crate::maillog::{Side, verbose};
 use crate::route;
-use crate::settle::{self, Notice, Plan, RunSettings};
-use crate::store::{Accepted, Claim, DestinationState, Far, Settled, StoreError};
+use crate::settle::{self, RunSettings};
+use crate::store::{Accepted, Claim, DestinationState, Far, StoreError};
 
 /// A host that stays up, or down, is noted this often at most.
 const HOST_STATUS_GRAIN: Duration = Duration::from_secs(60);
@@ -317,69 +316,6 @@ pub(super) fn priority_of(house: &House, job: &Job) -> i64 {
     job.envelope.priority_after(job.attempts.saturating_add(1), house.config.priority.retry)
 }
 
-/// A settled job: what the store did, and when what is still unreported must be judged again.
-pub(super) struct Judged {
-    pub(super) settled: Settled,
-    pub(super) report_due: Option<Timestamp>,
-}
-
-/// Why a job is judged, owned: the store may ask for the verdict on a thread of its own.
-pub(super) enum Occasion {
-    Attempted(Attempt),
-    Deadline,
-}
-
-/// Decides on a job and applies the verdict in one batch.
-pub(super) async fn judge(
-    house: &House,
-    job: &Job,
-    occasion: Occasion,
-    settings: RunSettings,
-    interval: Option<Duration>,
-) -> Result<Judged, StoreError> {
-    let now = house.world.clock.now();
-    let jitter = fastrand::f64();
-    let config = house.config.clone();
-    let plan = Plan::new(&config, interval, config.time_zone.clone()).for_run(&settings);
-    // What the last call of the closure decided: the store calls it once, or again after a conflict.
-    let noted = Arc::new(Mutex::new((Vec::new(), None)));
-    let note = noted.clone();
-    let decide = move |state: &MessageState<'_>| {
-        let to =
-            |address: &_| route::destination(&config, address).map_err(|reply| reply.to_string());
-        let occasion = match &occasion {
-            Occasion::Attempted(attempt) => settle::Occasion::Attempted(attempt),
-            Occasion::Deadline => settle::Occasion::Deadline,
-        };
-        let decision = settle::decide(&plan, state, occasion, now, jitter, &to)?;
-        *note.lock().unwrap_or_else(PoisonError::into_inner) =
-            (decision.notices, decision.report_due);
-        Ok(decision.verdict)
-    };
-    let letter = dead_letter::of(house, job).await?;
-    let settled = house.store.settle(job, Box::new(decide)).await?;
-    let (notices, report_due) =
-        std::mem::take(&mut *noted.lock().unwrap_or_else(PoisonError::into_inner));
-    let id = job.id.queue_id;
-    for notice in notices {
-        match notice {
-            Notice::Reported { report, label, text } => {
-                if let Some(accepted) = settled.accepted.get(report) {
-                    house.maillog.report_made(id, accepted.id, label, &text);
-                }
-            }
-            Notice::Dropped { text, to_dead_letter } => match &letter {
-                Some(letter) if to_dead_letter => letter.save(house).await,
-                _ => house.maillog.report_dropped(id, &text),
-            },
-        }
-    }
-    if settled.finished {
-        house.maillog.done(id, now.since(job.envelope.arrival), job.attempts + 1);
-    }
-    Ok(Judged { settled, report_due })
-}
-
 /// The destination as such could not be reached: one key of it moves, and the job, if it is still in INCOMING, goes to
 /// the scheduled form. Its deadline, and that of all others for the destination, is judged by the deadline errand.
 async fn unreachable(
@@ -398,9 +334,10 @@ async fn unreachable(
         audience.say(&verbose::unreachable(recipients, &report));
     }
     let mut accepted = Vec::new();
+    let mut parking = None;
     if !judges_each(house, &order.settings, order.interval) {
-        // First the job: a destination without a READY job has no row to note its failure in.
-        house.store.park(vec![order.id]).await?;
+        // First the job: a destination without a READY job has no row to note its failure in. Both are durable together.
+        parking = Some(house.store.begin_park(vec![order.id]).await?);
     } else {
         let occasion = Occasion::Attempted(attempt);
         let judged = judge(house, &job, occasion, order.settings.clone(), order.interval).await?;
@@ -408,6 +345,9 @@ async fn unreachable(
     }
     let until =
         destination_failed(house, &order.destination, &report, started, order.interval).await?;
+    if let Some(parking) = parking {
+        parking.durable().await?;
+    }
     drop(order.claim);
     Ok(Ended {
         news: News::Unreachable(until),
@@ -519,8 +459,8 @@ pub(super) async fn judge_unreachable(
 /// The attempt at this job panicked: a defect of ours, and the job waits for its next time as after any deferral.
 pub(super) async fn defer(house: House, id: JobId, interval: Option<Duration>) -> Errand {
     let deferred = async {
-        let Some(claim) = house.store.claim(id) else { return Ok(Vec::new()) };
-        let Some(job) = house.store.job(id)? else { return Ok(Vec::new()) };
+        let Some(claim) = house.store.claim(id) else { return Ok(Errand::Done) };
+        let Some(job) = house.store.job(id)? else { return Ok(Errand::Done) };
         let at = house.world.clock.now();
         let status = EnhancedStatus::new(4, 3, 0);
         let text = "Internal error".to_owned();
@@ -530,10 +470,11 @@ pub(super) async fn defer(house: House, id: JobId, interval: Option<Duration>) -
         let occasion = Occasion::Attempted(attempt);
         let judged = judge(&house, &job, occasion, RunSettings::default(), interval).await?;
         drop(claim);
-        Ok(judged.settled.accepted)
+        let (accepted, next) = (judged.settled.accepted, judged.report_due);
+        Ok(Errand::Reported { id: id.queue_id, accepted, next })
     };
     match deferred.await {
-        Ok(accepted) => Errand::Accepted(accepted),
+        Ok(errand) => errand,
         Err(error @ StoreError::Damaged { .. }) => {
             match set_aside(&house, id.queue_id, &error).await {
                 Ok(()) => Errand::Done,

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::House;
-use super::attempt::{Judged, Occasion, judge, priority_of};
+use super::attempt::priority_of;
+use super::judge::{Judged, Occasion, judge};
 use super::run::RunRequest;
 use crate::config::Config;
 use crate::mail::job::{Entry, EntryJob, Job, JobId};

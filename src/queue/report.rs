@@ -1,7 +1,10 @@
 //! Failures that wait to be reported together with others of their message: five minutes at most, whatever its open recipients do.
 //!
-//! Which messages have some stands in the store; when each is due is kept in memory, and read from the store at the start and when
-//! there were too many to remember. So a crash makes no report late.
+//! Which messages have some stands in the store; when each is due is kept in memory, and read from the store at the start, when
+//! there were too many to remember, and every five minutes in case nobody noted one. So a crash makes no report late.
+//!
+//! Most often the failures are those of a message with an open job, which is judged. One whose jobs are all closed has them
+//! unreported because it could not be read when the last one was settled: then a closed job is judged, once it can be read.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -36,7 +39,8 @@ enum Walk {
     #[default]
     Start,
     After(QueueId),
-    Done,
+    /// All of it, at this time.
+    Done(Timestamp),
 }
 
 impl Reports {
@@ -50,17 +54,17 @@ impl Reports {
     }
 
     /// Reads on in the store when there is room for as much.
-    pub(super) fn read_on(&mut self, store: &Store) -> Result<(), StoreError> {
+    pub(super) fn read_on(&mut self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
         let after = match self.walk {
-            Walk::Done => return Ok(()),
-            Walk::Start => None,
+            Walk::Done(at) if now.since(at) < REPORT_DELAY_MAX && at <= now => return Ok(()),
+            Walk::Start | Walk::Done(_) => None,
             Walk::After(id) => Some(id),
         };
         if self.due.len() + PAGE > REMEMBERED_MAX {
             return Ok(());
         }
         let (found, last) = store.unreported(after, PAGE)?;
-        self.walk = last.map_or(Walk::Done, Walk::After);
+        self.walk = last.map_or(Walk::Done(now), Walk::After);
         for (id, since) in found {
             self.note(since.after(REPORT_DELAY_MAX), id);
         }
@@ -77,7 +81,7 @@ impl Reports {
     /// How long there is nothing to do, for one who reads on in the store (`reads`) or does not; none when nothing is left.
     pub(super) fn rest(&self, now: Timestamp, reads: bool) -> Option<Duration> {
         let is_full = self.due.len() + PAGE > REMEMBERED_MAX;
-        let is_read = !reads || matches!(self.walk, Walk::Done) || is_full;
+        let is_read = !reads || matches!(self.walk, Walk::Done(_)) || is_full;
         let next = self.due.first().map(|(due, _)| due.since(now));
         if is_read { next } else { Some(Duration::ZERO) }
     }
@@ -111,29 +115,34 @@ async fn reported(
     let Some(job_id) = first_open(house, &entry)? else { return Ok(Errand::Done) };
     // Claimed: its own settle finds the failures, but it may end without one, when its destination is down.
     let Some(claim) = house.store.claim(job_id) else { return Ok(later(house, id)) };
-    let Some(job) = house.store.job(job_id)? else { return Ok(Errand::Done) };
+    let Some(job) = house.store.job_or_owed(job_id)? else { return Ok(Errand::Done) };
+    if house.store.is_body_in_check(&job.body) {
+        return Ok(later(house, id));
+    }
     let settings = RunSettings::default();
     let judged = judge(house, &job, Occasion::Deadline, settings, interval).await?;
     drop(claim);
     Ok(Errand::Reported { id, accepted: judged.settled.accepted, next: judged.report_due })
 }
 
-/// The first job with an open recipient; of a long list, those before it may all be waiting to be reported.
+/// The first job with an open recipient; of a long list, those before it may all be waiting to be reported. When none is open, the
+/// first one that can be read.
 fn first_open(house: &House, entry: &Entry) -> Result<Option<JobId>, StoreError> {
     let is_open = |job: &EntryJob| job.recipients.iter().any(|r| r.state.is_open());
     let id = |job: &EntryJob| JobId { queue_id: entry.id, number: job.number };
     if !entry.jobs.is_empty() {
-        return Ok(entry.jobs.iter().find(|job| is_open(job)).map(id));
+        return Ok(entry.jobs.iter().find(|job| is_open(job)).or(entry.jobs.first()).map(id));
     }
-    let mut after = None;
+    let (mut after, mut first) = (None, None);
     loop {
         let page = house.store.jobs(entry.id, after, LIST_JOBS)?;
+        first = first.or(page.iter().find(|job| !job.recipients.is_empty()).map(id));
         if let Some(job) = page.iter().find(|job| is_open(job)) {
             return Ok(Some(id(job)));
         }
         match page.last() {
             Some(last) => after = Some(last.number),
-            None => return Ok(None),
+            None => return Ok(first),
         }
     }
 }
@@ -149,13 +158,13 @@ mod tests {
 
     #[test]
     fn what_is_not_remembered_is_read_again() {
-        let mut reports = Reports { walk: Walk::Done, ..Reports::default() };
         let now = Timestamp::from_secs(1_000_000);
+        let mut reports = Reports { walk: Walk::Done(now), ..Reports::default() };
         assert_eq!(reports.rest(now, true), None);
         for n in 0..REMEMBERED_MAX as u64 {
             reports.note(now, QueueId::from_u64(n));
         }
-        assert!(matches!(reports.walk, Walk::Done));
+        assert!(matches!(reports.walk, Walk::Done(_)));
         reports.note(now, QueueId::from_u64(u64::MAX));
         assert!(matches!(reports.walk, Walk::Start));
         // Not before there is room: until then only what is remembered counts.

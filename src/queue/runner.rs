@@ -452,7 +452,7 @@ impl Runner {
         let mut rest = REST_MAX;
         let is_due = self.initiative == Initiative::Due;
         if is_due {
-            self.reports.read_on(&self.house.store)?;
+            self.reports.read_on(&self.house.store, now)?;
         }
         while self.errands.len() < ERRANDS_MAX
             && let Some(id) = self.reports.next(now)

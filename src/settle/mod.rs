@@ -10,6 +10,9 @@
 //! report for up to [`REPORT_RECIPIENTS_MAX`] recipients; the null path is never answered: what fails of it goes to
 //! DoubleBounceAddress, and what fails of that is dropped and said so.
 //!
+//! What a peer said is never lost for want of the original: when a report on it cannot be made now, the states are given without
+//! it, owed, and the report follows ([`Notice::Postponed`]).
+//!
 //! Laws: RFC 3461 (NOTIFY, RET, ENVID, ORCPT), RFC 2852 (BY), RFC 3464 (reports, in [`dsn`]), RFC 5321 4.5.4.1 and 6.1, sendmail's order
 //! of giving up and warning. Limit: a warning names the open recipients of the job at hand, not those of other jobs.
 
@@ -71,6 +74,11 @@ pub enum Notice {
         /// `User unknown`
         text: String,
     },
+    /// The message could not be read for a report on this attempt: it is still owed, and `report_due` soon.
+    Postponed {
+        /// Why.
+        text: String,
+    },
     /// Recipients of a report failed and nobody is left to be told.
     Dropped {
         /// What failed.
@@ -83,7 +91,8 @@ pub enum Notice {
 /// Judges one job of a message at `now`, the end of the attempt. `jitter` lies between 0 and 1.
 ///
 /// # Errors
-/// [`OriginalError`] when a report is due and the message cannot be read for it.
+/// [`OriginalError`] when a report is due and the message cannot be read for it, unless a peer was asked: then its word counts,
+/// and the report is postponed.
 pub fn decide(
     plan: &Plan,
     state: &MessageState<'_>,
@@ -92,14 +101,27 @@ pub fn decide(
     jitter: f64,
     route: Route<'_>,
 ) -> Result<Decision, OriginalError> {
-    let mut draft = Draft::new(plan, state, now, route);
-    if let Occasion::Attempted(attempt) = occasion {
-        draft.take(attempt);
-    }
     let attempted = matches!(occasion, Occasion::Attempted(_));
-    draft.give_up(attempted);
-    draft.schedule(attempted, jitter);
-    draft.report(attempted)?;
+    let without_reports = || {
+        let mut draft = Draft::new(plan, state, now, route);
+        if let Occasion::Attempted(attempt) = occasion {
+            draft.take(attempt);
+        }
+        draft.give_up(attempted);
+        draft.schedule(attempted, jitter);
+        draft
+    };
+    let mut draft = without_reports();
+    match (draft.report(attempted), occasion) {
+        (Ok(()), _) => {}
+        (Err(error), Occasion::Attempted(Attempt::Tried(_))) => {
+            draft = without_reports();
+            draft.postpone(&error);
+        }
+        (Err(error), Occasion::Attempted(Attempt::Unreachable(_)) | Occasion::Deadline) => {
+            return Err(error);
+        }
+    }
     Ok(draft.finish())
 }
 

@@ -1,5 +1,7 @@
 //! The reports of a verdict: whether they are due, to whom they go, and with how much of the original.
 
+use std::time::Duration;
+
 use super::draft::Draft;
 use super::dsn::{self, Ending, Item, Kind, Letter, Original};
 use super::expiry::{self, Warning};
@@ -18,6 +20,8 @@ const REPORT_OCTETS_MAX: usize = 512 * 1024;
 const ITEM_OCTETS: usize = 900;
 /// A report about a report shows it whole: it is an original within BounceSizeLimit and what we wrote around it.
 const REPORT_WRAPPING_MAX: usize = 64 * 1024;
+/// How soon a report is tried again for which the message could not be read.
+const POSTPONED_FOR: Duration = Duration::from_secs(10);
 /// Octets of header looked at for our own mark: it stands within the first lines.
 const MARK_WITHIN: usize = 4096;
 
@@ -77,6 +81,14 @@ impl Draft<'_> {
             (false, None) if owed.is_empty() => Ok(()),
             (false, None) => self.tell_sender(Kind::Receipt, owed),
         }
+    }
+
+    /// The message cannot be read now: what is owed stays so, and a warning waits for the next attempt.
+    pub(super) fn postpone(&mut self, error: &OriginalError) {
+        if !self.owed().is_empty() {
+            self.report_due = Some(self.now.after(POSTPONED_FOR));
+        }
+        self.notices.push(Notice::Postponed { text: error.to_string() });
     }
 
     /// Whoever the sender is still to be told about, in this job and others.

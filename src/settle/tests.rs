@@ -33,6 +33,7 @@ struct Case {
     warned: bool,
     unreported: Vec<(u32, u32, Recipient)>,
     original: Vec<u8>,
+    unreadable: bool,
     outcomes: Vec<(u32, Outcome)>,
     unreachable: Option<Report>,
     deadline: bool,
@@ -76,6 +77,7 @@ impl Case {
             warned: false,
             unreported: Vec::new(),
             original: format!("{HEADER}{BODY}").into_bytes(),
+            unreadable: false,
             outcomes: Vec::new(),
             unreachable: None,
             deadline: false,
@@ -90,7 +92,10 @@ impl Case {
     }
 
     fn decide(&self) -> Decision {
-        let original = |limit: usize| Ok(self.original.iter().copied().take(limit).collect());
+        let original = |limit: usize| match self.unreadable {
+            true => Err(OriginalError::new("not now")),
+            false => Ok(self.original.iter().copied().take(limit).collect()),
+        };
         let state = MessageState {
             id: "6AM6LJX7021711".parse().unwrap(),
             envelope: &self.envelope,
@@ -126,6 +131,7 @@ impl Case {
             "header" => self.set_original(&format!("{rest}\r\n\r\n"), BODY),
             "class" => self.envelope.timeouts = class_of(rest),
             "precedence" => self.envelope.precedence = rest.parse().unwrap(),
+            "unreadable" => self.unreadable = true,
             "ret" if rest == "hdrs" => self.envelope.ret = Some(Ret::Headers),
             "envid" => self.envelope.envid = Some(rest.to_owned()),
             "smtputf8" => self.envelope.smtputf8 = true,
@@ -348,6 +354,7 @@ fn verdict_words(case: &Case, decision: &Decision) -> String {
     for notice in &decision.notices {
         out.push(match notice {
             Notice::Reported { report, label, text } => format!("log {report} {label}: {text}"),
+            Notice::Postponed { text } => format!("log postponed: {text}"),
             Notice::Dropped { text, .. } => format!("log dropped: {text}"),
         });
     }
@@ -593,7 +600,7 @@ fn long_texts_stay_within_a_line() {
 }
 
 #[test]
-fn an_unreadable_original_is_an_error() {
+fn an_unreadable_original_is_an_error_when_no_peer_was_asked() {
     let mut case = Case::new();
     case.line("rcpt a@b.example");
     let original = |_: usize| Err(OriginalError::new("disk"));
@@ -607,8 +614,12 @@ fn an_unreadable_original_is_an_error() {
         warned: false,
         original: &original,
     };
-    let attempt = Attempt::Tried(vec![(0, outcome("failed 5.1.1 text No", ARRIVAL))]);
+    let attempt = Attempt::Unreachable(report("5.1.2 text No", ARRIVAL));
     let decided = decide(&case.plan, &state, Occasion::Attempted(&attempt), ARRIVAL, 0.0, &route);
+    assert_eq!(decided.unwrap_err().to_string(), "original message: disk");
+    case.plan.queue_timeouts[0].giving_up = GivingUp::Now;
+    let state = MessageState { job: &case.job, ..state };
+    let decided = decide(&case.plan, &state, Occasion::Deadline, ARRIVAL, 0.0, &route);
     assert_eq!(decided.unwrap_err().to_string(), "original message: disk");
 }
 
