@@ -218,8 +218,7 @@ impl Dumped {
             Written::Nobody => self.gone += 1,
             Written::Unreadable(why) if is_there(queue, entry.id)? => {
                 self.unreadable += 1;
-                let held = entry.held.as_ref().filter(|_| entry.recipients_total == 0);
-                eprintln!("kvmta-dump: {}: not written: {}", entry.id, held.unwrap_or(&why));
+                eprintln!("kvmta-dump: {}: not written: {why}", entry.id);
             }
             Written::Unreadable(_) => self.gone += 1,
         }
@@ -237,7 +236,11 @@ fn dump(
     let mut dumped = Dumped::default();
     let mut progress = Progress::of(queue.counts()?.0);
     let mut each = |queue: &mut dyn Queue, entry: &Entry, write: &mut Write<'_>| {
-        if is_selected(queue, entry, selection)? {
+        if entry.lost {
+            // Whether it is selected cannot be told.
+            let why = entry.held.clone().unwrap_or_default();
+            dumped.add(queue, entry, Written::Unreadable(why))?;
+        } else if is_selected(queue, entry, selection)? {
             let written = write(queue, entry)?;
             dumped.add(queue, entry, written)?;
         }
@@ -477,6 +480,7 @@ mod tests {
         let mut queue = queue();
         let unreadable = Entry {
             held: Some("damaged record: format 77 is unknown".into()),
+            lost: true,
             ..entry(1_795_328_424, Vec::new(), 0)
         };
         queue.entries.insert(0, unreadable);
