@@ -286,6 +286,19 @@ async fn an_unfinished_body_is_deleted() {
     assert_eq!(bodies.read(generation, key(1), 0).await.unwrap(), b"");
 }
 
+/// The word that a body is abandoned meets the next try at the same body in one group.
+#[tokio::test]
+async fn an_unfinished_body_takes_nothing_from_the_next_try() {
+    let (bodies, _) = Bodies::open_files(SimFiles::new(1), OPTIONS).unwrap();
+    for number in 1..40 {
+        let mut given_up = bodies.begin(key(number)).unwrap();
+        given_up.write(&body(STAGED_MAX)).await.unwrap();
+        drop(given_up);
+        let sealed = stage(&bodies, number, &body(60_000)).await.unwrap();
+        assert!(read_all(&bodies, &sealed).await.unwrap() == body(60_000), "body {number}");
+    }
+}
+
 #[tokio::test]
 async fn a_directory_is_found_again() {
     let directory = tempfile::tempdir().unwrap();

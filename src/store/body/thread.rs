@@ -261,7 +261,8 @@ struct Group {
 struct Changes {
     generation: Arc<Generation>,
     slices: Vec<Slice>,
-    /// All their slices came before.
+    /// What these wrote in earlier groups goes before anything is written: a slice of the same body in this group came behind, from another
+    /// staging of it.
     abandoned: Vec<QueueId>,
 }
 
@@ -273,7 +274,12 @@ impl Group {
                 self.bytes += slice.bytes();
                 self.changes(&slice.generation).slices.push(slice);
             }
-            Request::Abandon { generation, key } => self.changes(&generation).abandoned.push(key),
+            Request::Abandon { generation, key } => {
+                let changes = self.changes(&generation);
+                // Whoever sent them is gone.
+                changes.slices.retain(|slice| slice.key != key);
+                changes.abandoned.push(key);
+            }
             Request::Look | Request::Close(_) => {}
         }
     }
@@ -292,17 +298,17 @@ fn write(writing: &Writing, slices: &[Slice], abandoned: &[QueueId]) -> Result<(
         let mut transaction = writing.database.begin_write()?;
         transaction.set_two_phase_commit(true);
         let mut table = transaction.open_table(TABLE)?;
+        for key in abandoned {
+            let (from, to) = (chunk_key(*key, 0), chunk_key(*key, u64::MAX));
+            let all = (Bound::Included(&from[..]), Bound::Included(&to[..]));
+            table.retain_in::<&[u8], _>(all, |_, _| false)?;
+        }
         for slice in slices {
             let mut offset = slice.offset;
             for chunk in &slice.chunks {
                 table.insert(&chunk_key(slice.key, offset)[..], chunk.as_slice())?;
                 offset += chunk.len() as u64;
             }
-        }
-        for key in abandoned {
-            let (from, to) = (chunk_key(*key, 0), chunk_key(*key, u64::MAX));
-            let all = (Bound::Included(&from[..]), Bound::Included(&to[..]));
-            table.retain_in::<&[u8], _>(all, |_, _| false)?;
         }
         drop(table);
         Ok(transaction.commit()?)
