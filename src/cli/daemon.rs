@@ -38,6 +38,7 @@ use crate::maillog::Maillog;
 use crate::queue::run::Run;
 use crate::store::{Store, StoreError};
 use crate::world::World;
+use crate::world::tls::FileFault;
 
 /// Set in the environment of the child that detaches: it makes a session of its own and reports on standard output.
 const DETACHED: &str = "KVMTA_DETACHED";
@@ -184,7 +185,14 @@ async fn serve(
     // Whoever set a certificate up does not want a server without: clients that insist on TLS would turn away.
     let of_server = faults.iter().find(|fault| fault.is_of_server_certificate());
     if let Some(fault) = of_server.filter(|_| daemon.listens) {
-        return Err((format!("{fault}; the daemon does not start"), Exit::Config));
+        // A file that is not there yet may come; a supervisor tries again then.
+        let exit = match fault.fault {
+            FileFault::Read(..) => Exit::OsFile,
+            FileFault::Empty { .. } | FileFault::TooMuch(_) | FileFault::Unfit { .. } => {
+                Exit::Config
+            }
+        };
+        return Err((format!("{fault}; the daemon does not start"), exit));
     }
     house::tell_faults(maillog, &faults);
     let store =

@@ -67,7 +67,8 @@ with Scenario("commands") as s:
     expect(0, ["-odi", "-i", "ok@x.example"])
     expect(0, ["-odi", "-i", "soft@x.example"])
     expect(67, ["-odi", "-i", "-f", "me@x.example", "hard@x.example"])
-    expect(68, ["-odi", "-i", "-f", "me@x.example", "nohost@x.example"])
+    # sendmail goes by the code of RCPT: 550 is an unknown user, whatever the enhanced code says.
+    expect(67, ["-odi", "-i", "-f", "me@x.example", "nohost@x.example"])
     expect(0, ["-odq", "-i", "queued@x.example"])
     s.check(not sink.recipients()["queued@x.example"] and "queued@x.example" in kvmta.listing(), "-odq: queued, not tried")
     expect(0, ["-v", "-i", "-f", "me@x.example", "verbose@x.example"],
