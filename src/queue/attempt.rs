@@ -16,6 +16,7 @@ use super::schedule::{News, Waiting};
 use crate::config::{GivingUp, QueueTimeouts};
 use crate::deliver::{self, Manner};
 use crate::mail::address::Address;
+use crate::mail::envelope::TimeoutClass;
 use crate::mail::job::{Destination, Job, JobId};
 use crate::mail::outcome::{Attempt, HostOutcome, Outcome, RemoteHost, Report};
 use crate::mail::queue_id::QueueId;
@@ -161,6 +162,12 @@ async fn walk(house: &House, mut order: Order) -> Result<Ended, StoreError> {
     if let Some(heading) = &order.heading {
         audience.say(heading);
     }
+    if is_given_up_unasked(house, &job, &order.settings) {
+        let settings = order.settings.clone();
+        let judged = judge(house, &job, Occasion::Deadline, settings, order.interval).await?;
+        let (accepted, report_due) = (judged.settled.accepted, judged.report_due);
+        return Ok(Ended { accepted, report_due, ..Ended::nothing() });
+    }
     let transcript = |line: &str| audience.say(line);
     let sink: Option<&(dyn Fn(&str) + Send + Sync)> =
         if audience.is_empty() { None } else { Some(&transcript) };
@@ -186,6 +193,21 @@ async fn walk(house: &House, mut order: Order) -> Result<Ended, StoreError> {
             Ok(ended)
         }
     }
+}
+
+/// Timeout.queuereturn=now: what comes out of the queue goes back without another attempt, but for reports. New mail has its first one.
+fn is_given_up_unasked(house: &House, job: &Job, settings: &RunSettings) -> bool {
+    let class = job.envelope.timeouts;
+    let of_class = |all: &[Option<GivingUp>; 4]| {
+        let mut classes = TimeoutClass::ALL.into_iter().zip(*all);
+        classes.find(|(of, _)| *of == class).and_then(|(_, giving_up)| giving_up)
+    };
+    let configured = house.config.queue_timeouts.map(|timeouts| Some(timeouts.giving_up));
+    let giving_up = match of_class(&settings.queue_return) {
+        None if job.attempts > 0 => of_class(&configured),
+        of_run => of_run,
+    };
+    giving_up == Some(GivingUp::Now) && !job.envelope.is_report() && class != TimeoutClass::Dsn
 }
 
 /// The destination that failed before answers: what waits for it flows. An operator who selected messages asked for
