@@ -74,6 +74,8 @@ const QUIET_ROUNDS: u32 = 3;
 const TURNS: u32 = 100;
 /// Rounds after which something is taken to run in circles.
 const ROUNDS_MAX: u32 = 200_000;
+/// Times of quiet after which a run that has not ended will not.
+const RUN_ROUNDS_MAX: u32 = 100;
 /// Times of quiet after which a file that is not as expected will not be.
 const FILE_ROUNDS_MAX: u32 = 10_000;
 
@@ -425,6 +427,8 @@ impl Play {
             // Through the writer's queue: what was in it before is committed now.
             store.reroute(nobody, nowhere.clone()).await.unwrap();
             let units: usize = self.disk.units()[commits..].iter().sum();
+            // Lines gather for a while: what was said is a sign of life at once.
+            self.maillog.flush(Duration::from_secs(10));
             let after = (self.eyes.seen.lock().unwrap().events, self.log.0.lock().unwrap().len());
             let flying = self.eyes.hanging.load(Ordering::Relaxed) == 0
                 && self.entries().iter().any(|entry| entry.in_flight);
@@ -942,13 +946,19 @@ impl Play {
         if !broken.is_empty() {
             return Err(format!("{broken:#?}"));
         }
-        for run in &mut self.runs {
-            let done = std::iter::from_fn(|| run.try_recv().ok());
-            if !done.into_iter().any(|said| matches!(said, Progress::Done { .. })) {
-                return Err("a run did not end".into());
+        // The last word of a run comes when what it tried is durable.
+        let mut runs = std::mem::take(&mut self.runs);
+        for _ in 0..RUN_ROUNDS_MAX {
+            runs.retain_mut(|run| {
+                let mut said = std::iter::from_fn(|| run.try_recv().ok());
+                !said.any(|said| matches!(said, Progress::Done { .. }))
+            });
+            if runs.is_empty() {
+                return Ok(());
             }
+            self.quiet().await;
         }
-        Ok(())
+        Err("a run did not end".into())
     }
 }
 
