@@ -11,10 +11,37 @@ use super::schema::*;
 use super::writer::Class;
 use super::{Store, StoreError};
 use crate::mail::envelope::RecipientState;
-use crate::mail::job::{BodyRef, EntryJob, Job, JobId};
+use crate::mail::job::{BodyRef, Destination, EntryJob, Job, JobId};
 use crate::mail::queue_id::QueueId;
+use crate::mail::time::Timestamp;
+
+/// Where a job was read before it is claimed.
+#[derive(Clone, Copy, Debug)]
+pub enum Found<'a> {
+    /// Of a message that was not attempted yet.
+    Incoming,
+    /// Among the jobs of its destination, due then.
+    Ready(&'a Destination, Timestamp),
+    /// Wherever: it is to be tried whenever it is due.
+    Anywhere,
+}
 
 impl Store {
+    /// As [`Store::claim`], if the job still stands where it was found. A settle that became durable between the reading and the claim has
+    /// moved it: it was tried just now.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub fn claim_found(&self, id: JobId, found: Found<'_>) -> Result<Option<Claim>, StoreError> {
+        let Some(claim) = self.claim(id) else { return Ok(None) };
+        let key = match found {
+            Found::Incoming => INCOMING.key(id.queue_id),
+            Found::Ready(destination, due) => READY.key((destination, due, id)),
+            Found::Anywhere => return Ok(Some(claim)),
+        };
+        Ok(self.core().writer.snapshot()?.get(&key)?.map(|_| claim))
+    }
+
     /// The job in one's hands: nobody else gets it until the claim is dropped and the settle of it is durable. None when it is
     /// in flight. What was read before may be out of date: read [`Store::job`] again with the claim in hand.
     pub fn claim(&self, id: JobId) -> Option<Claim> {

@@ -70,6 +70,7 @@ use std::time::Duration;
 use self::body::Bodies;
 pub use self::claims::Claim;
 use self::claims::Claims;
+pub use self::delivery::Found;
 use self::ids::Ids;
 use self::inflight::InterruptedState;
 pub use self::inflight::{Begun, Interrupted};

@@ -13,7 +13,7 @@ use crate::queue::order::Rank;
 use crate::queue::run::Progress;
 use crate::queue::runs::{ActiveRun, Choice};
 use crate::queue::schedule::{Offer, RunId, Waiting};
-use crate::store::{Claim, FARTHEST, StoreError};
+use crate::store::{Claim, FARTHEST, Found, StoreError};
 
 /// AGENDA rows read at once: destinations, not messages.
 const AGENDA_PAGE: usize = 10_000;
@@ -129,7 +129,7 @@ impl Runner {
                 continue;
             }
             let rank = self.ranking.of_job(job, self.house.config.priority.retry);
-            match self.offer_stored(&job.destination, job.id, None, rank)? {
+            match self.offer_stored(&job.destination, job.id, Found::Incoming, None, rank)? {
                 Offered::Refused(Offer::Full, _) => return Ok(()),
                 // Others stand behind it; it is read again when its lane takes more.
                 Offered::Refused(Offer::Crowded, _) => {}
@@ -192,7 +192,8 @@ impl Runner {
             let mut more = rows.len() == READY_PAGE;
             for row in rows {
                 let rank = self.rank_of(row.1);
-                let offered = self.offer_stored(&destination, row.1, None, rank)?;
+                let found = Found::Ready(&destination, row.0);
+                let offered = self.offer_stored(&destination, row.1, found, None, rank)?;
                 if let Offered::Refused(Offer::Full | Offer::Crowded, _) = offered {
                     more = true;
                     break;
@@ -340,7 +341,7 @@ impl Runner {
         }
         for (rank, job) in ready {
             let job_id = JobId { queue_id: entry.id, number: job.number };
-            match self.offer_stored(&job.destination, job_id, Some(id), rank)? {
+            match self.offer_stored(&job.destination, job_id, Found::Anywhere, Some(id), rank)? {
                 Offered::Refused(Offer::Full, _) => return Ok(false),
                 Offered::Refused(Offer::Crowded, _) => {
                     run.waits_for = Some(job.destination.clone());
@@ -368,13 +369,16 @@ impl Runner {
         &mut self,
         destination: &Destination,
         id: JobId,
+        found: Found<'_>,
         run: Option<RunId>,
         rank: Rank,
     ) -> Result<Offered, StoreError> {
         if self.schedule.knows(id) {
             return Ok(Offered::Busy);
         }
-        let Some(claim) = self.house.store.claim(id) else { return Ok(Offered::Busy) };
+        let Some(claim) = self.house.store.claim_found(id, found)? else {
+            return Ok(Offered::Busy);
+        };
         self.open_lane(destination)?;
         let waiting = Waiting { id, job: None, bytes: None, run, rank, hold: claim };
         Ok(match self.schedule.offer_backlog(destination, waiting, self.now()) {

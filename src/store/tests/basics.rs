@@ -45,8 +45,13 @@ async fn the_first_deferral_moves_it_to_the_schedule() {
     let (id, job) = (accepted.id, &accepted.jobs[0]);
     site.pass(Duration::from_secs(2));
     let due = site.now().after(Duration::from_secs(900));
+    let is_found = |found| store.claim_found(job.id, found).unwrap().is_some();
+    assert!(is_found(Found::Incoming));
     assert!(!store.settle(job, deferred(due)).await.unwrap().finished);
     flush(&store).await;
+    // Who read it before that does not try it again now.
+    assert!(!is_found(Found::Incoming) && is_found(Found::Ready(&job.destination, due)));
+    assert!(!is_found(Found::Ready(&job.destination, site.now())));
     assert_sound(&store);
     assert_eq!(
         store.counts().unwrap(),
