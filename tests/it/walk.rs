@@ -68,8 +68,8 @@ use tokio::task::{JoinHandle, JoinSet};
 
 /// 2026-11-22 06:21:19 UTC.
 const BEGIN: Timestamp = Timestamp::from_secs(1_795_328_479);
-/// Rounds without any event after which the house counts as quiet.
-const QUIET_ROUNDS: u32 = 3;
+/// Rounds without any event after which the house counts as quiet: more than a blocking call of it takes on a busy machine.
+const QUIET_ROUNDS: u32 = 8;
 /// Turns given to every task in one round: more than any chain of tasks that wake each other is long.
 const TURNS: u32 = 100;
 /// Rounds after which something is taken to run in circles.
@@ -423,6 +423,8 @@ impl Play {
             for _ in 0..TURNS {
                 tokio::task::yield_now().await;
             }
+            // Behind what waits for a thread.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
             let commits = self.disk.units().len();
             // Through the writer's queue: what was in it before is committed now.
             store.reroute(nobody, nowhere.clone()).await.unwrap();
