@@ -49,6 +49,7 @@ async fn the_first_deferral_moves_it_to_the_schedule() {
     assert!(is_found(Found::Incoming));
     assert!(!store.settle(job, deferred(due)).await.unwrap().finished);
     flush(&store).await;
+    store.core().claims.landed(id).await;
     // Who read it before that does not try it again now.
     assert!(!is_found(Found::Incoming) && is_found(Found::Ready(&job.destination, due)));
     assert!(!is_found(Found::Ready(&job.destination, site.now())));
