@@ -66,7 +66,10 @@ pub struct Connected {
 impl Connected {
     /// Asks nothing more; closes the store if it is we who hold it.
     pub fn end(self) {
-        if let Some(Err(error)) = self.held.map(Held::end) {
+        let Connected { stream, held } = self;
+        // First: the holder waits for whoever is connected.
+        drop(stream);
+        if let Some(Err(error)) = held.map(Held::end) {
             eprintln!("kvmta: closing the queue: {error}");
         }
     }

@@ -50,6 +50,14 @@ impl Queue {
         self.root.path().join("queue")
     }
 
+    fn kill_daemon(&self) {
+        let Ok(text) = std::fs::read_to_string(self.pid_file()) else { return };
+        if let Some(pid) = text.lines().next().and_then(|pid| pid.parse().ok()) {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+
     fn pid_file(&self) -> PathBuf {
         self.root.path().join("pid")
     }
@@ -96,11 +104,7 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        let Ok(text) = std::fs::read_to_string(self.pid_file()) else { return };
-        if let Some(pid) = text.lines().next().and_then(|pid| pid.parse().ok()) {
-            let pid = nix::unistd::Pid::from_raw(pid);
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-        }
+        self.kill_daemon();
     }
 }
 
@@ -301,4 +305,17 @@ fn an_ordinary_user_is_shown_no_dialogue() {
         assert_eq!(run.out.contains("Running "), shown, "{run:?}");
         assert!(queue.run("-v -qRx@a", "").out.contains("Running "));
     }
+}
+
+/// Without a daemon the command opens the queue itself, lists it and closes it, and nobody waits for anybody.
+#[test]
+fn the_queue_is_listed_at_once_without_a_daemon() {
+    let queue = Queue::new("");
+    assert_eq!(queue.run("-odq someone@x.example", MESSAGE).exit, 0);
+    queue.kill_daemon();
+    let begun = std::time::Instant::now();
+    let listed = queue.run("-bp", "");
+    assert!(listed.out.contains("someone@x.example"), "{}{}", listed.out, listed.err);
+    // What a stop waits for at most are 10 s.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
 }
